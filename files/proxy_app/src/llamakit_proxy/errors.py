@@ -1,0 +1,76 @@
+"""The one error a stage raises, and the OpenAI error object it becomes."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+class ApiError(Exception):
+    """A request that is answered with an OpenAI error object.
+
+    ``message`` is shown to the client as it is: it never holds a key, a prompt, a path of this
+    machine or a backend's own words. ``type`` follows from ``status`` unless it is given.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.type = type or _TYPES.get(
+            status, "server_error" if status >= 500 else "invalid_request_error"
+        )
+        self.headers: dict[str, str] = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The JSON document: ``{"error": {"message", "type", "param", "code"}}``."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def encode(self) -> bytes:
+        """The JSON document as bytes, without a line break inside: it also fits one SSE line."""
+        return json.dumps(self.body(), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def unauthorized(message: str, code: str = "invalid_api_key") -> ApiError:
+    """401 with the header that says how to authenticate."""
+    return ApiError(
+        401,
+        code,
+        message,
+        type="invalid_request_error",
+        headers={"WWW-Authenticate": 'Bearer realm="llamakit"'},
+    )
+
+
+def invalid(message: str, *, param: str | None = None, code: str = "invalid_value") -> ApiError:
+    """400: the client sent something it must change before it tries again."""
+    return ApiError(400, code, message, param=param)
+
+
+def unavailable(code: str, message: str, *, retry_after: int) -> ApiError:
+    """503 with Retry-After in whole seconds."""
+    return ApiError(503, code, message, headers={"Retry-After": str(max(1, retry_after))})

@@ -1,0 +1,171 @@
+"""What the proxy is told from outside: config.env, the environment, and secrets in files."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIG_VARIABLE = "LLAMAKIT_CONFIG"
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong. The text says what was found, expected, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings, checked. Times are seconds, sizes are bytes."""
+
+    proxy_host: str
+    proxy_port: int
+    rate_limit: int
+    """Requests a user may make per window; 0 means no limit."""
+    rate_window_seconds: int
+    max_body_bytes: int
+    max_tokens: int
+    """Cap and default of one completion's tokens, unless the route says otherwise."""
+    queue_limit: int
+    """Requests that may wait for one backend."""
+    queue_timeout_seconds: float
+    stall_timeout_seconds: float
+    """A backend that sends nothing for this long has failed."""
+    write_timeout_seconds: float
+    """A client that takes nothing for this long is cut off."""
+    drain_timeout_seconds: float
+    """How long running requests may go on after the proxy was told to stop."""
+    routes_path: Path
+    postgres_host: str
+    """A host name, an address, or the directory of a Unix socket."""
+    postgres_port: int
+    postgres_db: str
+    postgres_user: str
+    postgres_admin_user: str
+    postgres_sslmode: str
+    secrets_dir: Path
+
+    def secret(self, name: str) -> str:
+        """The secret called ``name``; SettingsError when its file can't be read or is empty.
+
+        Under systemd the credentials directory wins, because there the files of
+        ``secrets_dir`` are not readable for the service.
+        """
+        if not name or "/" in name or name.startswith("."):
+            raise SettingsError(f"{name!r} is not the name of a secret; expected a plain file name")
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        places = [Path(credentials) / name] if credentials else []
+        places.append(self.secrets_dir / name)
+        for path in places:
+            try:
+                value = path.read_text(encoding="utf-8").strip()
+            except FileNotFoundError:
+                continue
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is not text"
+                raise SettingsError(f"can't read the secret {path}: {reason}") from error
+            if not value:
+                raise SettingsError(f"the secret {path} is empty; expected one line of text")
+            return value
+        raise SettingsError(
+            f"the secret {name} is not in {places[-1].parent}; "
+            "run `./console.sh start` (or the playbook site.yml) to have it made"
+        )
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """The ``NAME=value`` lines of a file as systemd and the shell read the simple ones."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsError(
+            f"can't read the settings {path} (named by {CONFIG_VARIABLE}): {reason}; "
+            "run `./console.sh start` to have them written"
+        ) from error
+    values: dict[str, str] = {}
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, separator, value = line.partition("=")
+        if not separator or not name.strip().isidentifier():
+            raise SettingsError(f"{path}:{number}: expected NAME=value, found {line[:40]!r}")
+        value = value.strip()
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        values[name.strip()] = value
+    return values
+
+
+class _Reader:
+    """Typed look-ups in one mapping; every complaint names the variable."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+
+    def text(self, name: str, default: str | None = None) -> str:
+        value = self._values.get(name, "") or default
+        if value is None:
+            raise SettingsError(
+                f"{name} is not set; set it in the file named by {CONFIG_VARIABLE} or in the "
+                "environment, or run `./console.sh start`, which writes that file"
+            )
+        return value
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        value = self.text(name, str(default))
+        try:
+            number = int(value)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise SettingsError(f"{name} is {value!r}; expected a whole number {low}..{high}")
+        return number
+
+    def seconds(self, name: str, default: float, low: float, high: float) -> float:
+        value = self.text(name, str(default))
+        try:
+            number = float(value)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise SettingsError(f"{name} is {value!r}; expected seconds {low:g}..{high:g}")
+        return number
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the file named by LLAMAKIT_CONFIG, overridden by ``environ``.
+
+    ``environ`` is the process environment unless given. Raises SettingsError.
+    """
+    environ = os.environ if environ is None else environ
+    config = environ.get(CONFIG_VARIABLE)
+    values = read_env_file(Path(config)) if config else {}
+    values.update(environ)
+    return from_values(values)
+
+
+def from_values(values: Mapping[str, str]) -> Settings:
+    """Settings from one mapping of variable names to texts."""
+    read = _Reader(values)
+    day = 86_400
+    return Settings(
+        proxy_host=read.text("LLAMA_PROXY_HOST", "127.0.0.1"),
+        proxy_port=read.integer("LLAMA_PROXY_PORT", 8001, 0, 65_535),
+        rate_limit=read.integer("LLAMA_PROXY_RATE_LIMIT", 60, 0, 10_000_000),
+        rate_window_seconds=read.integer("LLAMA_PROXY_RATE_WINDOW_SECONDS", 60, 1, 31 * day),
+        max_body_bytes=read.integer("LLAMA_PROXY_MAX_BODY_BYTES", 2 << 20, 1024, 64 << 20),
+        max_tokens=read.integer("LLAMA_PROXY_MAX_TOKENS", 2048, 1, 1_000_000),
+        queue_limit=read.integer("LLAMA_PROXY_QUEUE_LIMIT", 100, 0, 100_000),
+        queue_timeout_seconds=read.seconds("LLAMA_PROXY_QUEUE_TIMEOUT_SECONDS", 300, 0.1, day),
+        stall_timeout_seconds=read.seconds("LLAMA_PROXY_STALL_TIMEOUT_SECONDS", 120, 0.1, day),
+        write_timeout_seconds=read.seconds("LLAMA_PROXY_WRITE_TIMEOUT_SECONDS", 30, 0.1, day),
+        drain_timeout_seconds=read.seconds("LLAMA_PROXY_DRAIN_TIMEOUT_SECONDS", 20, 0, day),
+        routes_path=Path(read.text("LLAMA_PROXY_ROUTES")),
+        postgres_host=read.text("POSTGRES_AUTH_HOST", "127.0.0.1"),
+        postgres_port=read.integer("POSTGRES_AUTH_PORT", 5433, 1, 65_535),
+        postgres_db=read.text("POSTGRES_AUTH_DB", "llamakit"),
+        postgres_user=read.text("POSTGRES_AUTH_USER", "llamakit_proxy"),
+        postgres_admin_user=read.text("POSTGRES_AUTH_ADMIN_USER", "llamakit_admin"),
+        postgres_sslmode=read.text("POSTGRES_AUTH_SSLMODE", "prefer"),
+        secrets_dir=Path(read.text("LLAMAKIT_SECRETS_DIR")),
+    )
