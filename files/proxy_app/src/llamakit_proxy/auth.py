@@ -5,7 +5,7 @@ from .identity import Identity
 from .settings import Settings
 
 
-class KeyRefused(ApiError):
+class KeyRefusedError(ApiError):
     """401. ``identity`` is set when the secret was right but the key or its user is not active.
 
     It is for the request log alone: the answer is the same for every refused key.
@@ -38,7 +38,7 @@ class KeyStore:
     async def authenticate(self, authorization: bytes | None) -> Identity:
         """The identity behind an Authorization header's value.
 
-        KeyRefused (401) for whatever is not a good key; ApiError 503 with Retry-After when the
+        KeyRefusedError (401) for whatever is not a good key; ApiError 503 with Retry-After when the
         key is not known to this process and Postgres can't be asked.
         """
         raise NotImplementedError

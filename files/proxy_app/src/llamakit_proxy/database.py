@@ -1,0 +1,166 @@
+"""Connections to Postgres, and what went wrong with one in words for people."""
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import psycopg
+
+from .settings import Settings
+
+CONNECT_TIMEOUT_SECONDS = 5
+
+
+class DatabaseError(Exception):
+    """The database can't be used. The text is one line: what was found and what to do."""
+
+
+class Role(Enum):
+    """As whom to connect."""
+
+    PROXY = "proxy"
+    """Serves requests: reads keys, adds rows to the request log, nothing else."""
+    ADMIN = "admin"
+    """Owns the database: migrations, users, usage."""
+    SUPERUSER = "superuser"
+    """Owns the cluster; only to create the other two and the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """Where a role's name and password come from."""
+
+    user: str
+    variable: str
+    secret: str
+
+
+def role_name(settings: Settings, role: Role) -> str:
+    """The name of the database role."""
+    return _account(settings, role).user
+
+
+def password(settings: Settings, role: Role) -> str:
+    """The role's password: its environment variable, else its secret file.
+
+    Raises SettingsError when there is neither.
+    """
+    account = _account(settings, role)
+    return os.environ.get(account.variable) or settings.secret(account.secret)
+
+
+def parameters(
+    settings: Settings, role: Role, *, application: str, statement_timeout_seconds: float = 30
+) -> dict[str, Any]:
+    """Keyword arguments for ``psycopg.connect`` and its async sister.
+
+    Every session has a fixed search_path, UTC, and no statement or lock wait without an end.
+    """
+    session = {
+        "search_path": "public",
+        "timezone": "UTC",
+        "statement_timeout": f"{statement_timeout_seconds * 1000:.0f}",
+        "lock_timeout": "10000",
+        "idle_in_transaction_session_timeout": "60000",
+        "client_min_messages": "warning",
+    }
+    return {
+        "host": settings.postgres_host,
+        "port": settings.postgres_port,
+        "dbname": "postgres" if role is Role.SUPERUSER else settings.postgres_db,
+        "user": role_name(settings, role),
+        "password": password(settings, role),
+        "sslmode": settings.postgres_sslmode,
+        "application_name": application,
+        "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        # A server that vanished without a word is noticed in seconds, not in hours.
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        "autocommit": True,
+    }
+
+
+def connect(
+    settings: Settings,
+    role: Role,
+    *,
+    dbname: str | None = None,
+    statement_timeout_seconds: float = 30,
+) -> psycopg.Connection:
+    """A connection for a command. Raises DatabaseError or SettingsError."""
+    arguments = parameters(
+        settings,
+        role,
+        application="llamakit",
+        statement_timeout_seconds=statement_timeout_seconds,
+    )
+    if dbname is not None:
+        arguments["dbname"] = dbname
+    try:
+        return psycopg.connect(**arguments)
+    except psycopg.OperationalError as error:
+        raise DatabaseError(explain_refusal(error, settings, role)) from None
+
+
+def explain_refusal(error: psycopg.OperationalError, settings: Settings, role: Role) -> str:
+    """Why a connection could not be made, in one line that ends with what to do.
+
+    libpq gives no error code for a refused connection, only the server's words, which are English
+    unless its lc_messages says otherwise; then they are passed on as they are.
+    """
+    account = _account(settings, role)
+    place = f"{settings.postgres_host}:{settings.postgres_port}"
+    text = " ".join(str(error).split())
+    if "password authentication failed" in text:
+        return (
+            f"Postgres at {place} refuses {account.user}: there is no such role, or its password "
+            f"is not the one in {account.variable} or the secret {account.secret}; "
+            "run `./console.sh start` (or provision-db), which sets both right"
+        )
+    if f'database "{settings.postgres_db}" does not exist' in text:
+        return (
+            f"Postgres at {place} has no database {settings.postgres_db}; "
+            "run `./console.sh start` (or provision-db) to create it"
+        )
+    if f'role "{account.user}" does not exist' in text:
+        return (
+            f"Postgres at {place} has no role {account.user}; "
+            "run `./console.sh start` (or provision-db) to create it"
+        )
+    return (
+        f"can't connect to Postgres at {place} as {account.user}: {_last_words(text)}; "
+        "run `./console.sh status` to see whether it runs, or check POSTGRES_AUTH_HOST and _PORT"
+    )
+
+
+def explain_failure(error: psycopg.Error) -> str:
+    """Why a statement failed, in one line. Holds no parameter of the statement."""
+    if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
+        return "the database has no llamakit schema yet; run `./console.sh start` (or init-db)"
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        reason = error.diag.message_primary or "permission denied"
+        return f"the database role lacks a right: {reason}; run init-db as the owner to restore it"
+    if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
+        return "Postgres took too long to answer; try again when it is less busy"
+    reason = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
+    return f"Postgres failed: {reason}"
+
+
+def _account(settings: Settings, role: Role) -> _Account:
+    proxy = _Account(settings.postgres_user, "POSTGRES_AUTH_PASSWORD", "postgres_proxy_password")
+    if role is Role.SUPERUSER:
+        return _Account("postgres", "POSTGRES_SUPERUSER_PASSWORD", "postgres_superuser_password")
+    if role is Role.PROXY or settings.postgres_admin_user == settings.postgres_user:
+        return proxy
+    return _Account(
+        settings.postgres_admin_user, "POSTGRES_AUTH_ADMIN_PASSWORD", "postgres_admin_password"
+    )
+
+
+def _last_words(text: str) -> str:
+    """libpq's own reason, without the list of addresses it tried before it."""
+    return text.rpartition("failed: ")[2].removeprefix("FATAL: ").strip()[:200] or "no reason given"

@@ -1,0 +1,59 @@
+"""``llamakit-proxy provision-db`` and ``init-db``: from an empty Postgres to a ready database."""
+
+import argparse
+import sys
+from typing import Any
+
+from . import migrate, provision
+from .access import grant_proxy_rights
+from .commands import guarded, print_json
+from .database import Role, connect, role_name
+from .settings import load
+
+_DAYS_AHEAD = 7
+
+
+def add_commands(commands: Any) -> None:
+    """Add both commands to what ``ArgumentParser.add_subparsers`` returned."""
+    for name, run, text in (
+        ("provision-db", _provision_db, "create or repair the database and its two roles"),
+        ("init-db", _init_db, "create or migrate the schema; safe to repeat"),
+    ):
+        parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        parser.add_argument("--json", action="store_true", help="say what was done as JSON")
+        parser.set_defaults(run=run)
+
+
+@guarded
+def _provision_db(args: argparse.Namespace) -> int:
+    return _report(provision.provision(load()), args, "roles and database are as they should be")
+
+
+@guarded
+def _init_db(args: argparse.Namespace) -> int:
+    settings = load()
+    migrations = migrate.packaged()
+    proxy = role_name(settings, Role.PROXY)
+    with connect(settings, Role.ADMIN) as connection:
+        changes = [f"applied {name}" for name in migrate.migrate(connection, migrations)]
+        if proxy == role_name(settings, Role.ADMIN):
+            print(
+                f"warning: the proxy connects as {proxy}, which owns the database; "
+                "give it a role of its own in POSTGRES_AUTH_USER, so that it has fewer rights",
+                file=sys.stderr,
+            )
+        elif grant_proxy_rights(connection, proxy):
+            changes.append(f"set the rights of {proxy}")
+        made = connection.execute(
+            "SELECT * FROM ensure_request_partitions(%s)", (_DAYS_AHEAD,)
+        ).fetchall()
+    changes += [f"created the partition {name}" for (name,) in made]
+    return _report(changes, args, f"the schema is up to date ({migrations[-1].name})")
+
+
+def _report(changes: list[str], args: argparse.Namespace, when_nothing: str) -> int:
+    if args.json:
+        print_json({"changed": bool(changes), "changes": changes})
+    else:
+        print("\n".join(changes) if changes else f"nothing to do: {when_nothing}")
+    return 0

@@ -1,0 +1,136 @@
+"""The schema, by numbered SQL files that are each applied once, in order, in a transaction."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import psycopg
+
+from .database import DatabaseError, explain_failure
+
+_FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+# Any fixed number will do; it only has to be the same in every release.
+_LOCK = 0x6C6C616D61
+_LOCK_WAIT_SECONDS = 120
+_TABLE = """
+CREATE TABLE IF NOT EXISTS public.schema_migrations (
+    version    integer PRIMARY KEY,
+    name       text NOT NULL,
+    sha256     text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of the migrations folder."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the file's text, in hex."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def packaged() -> list[Migration]:
+    """The migrations this release brings, in order."""
+    found = []
+    for file in resources.files(__package__).joinpath("migrations").iterdir():
+        match = _FILE_NAME.fullmatch(file.name)
+        if match:
+            text = file.read_text(encoding="utf-8")
+            found.append(Migration(int(match[1]), file.name.removesuffix(".sql"), text))
+    found.sort(key=lambda migration: migration.version)
+    versions = [migration.version for migration in found]
+    if not found or versions != list(range(1, len(found) + 1)):
+        raise DatabaseError(f"the packaged migrations are numbered {versions}; reinstall the proxy")
+    return found
+
+
+def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> list[str]:
+    """Bring the database to the last migration; the names of those applied now.
+
+    Safe to run from several places at once: the others wait. Raises DatabaseError, after which
+    the database is as the last migration that succeeded left it.
+    """
+    try:
+        connection.execute("SELECT set_config('statement_timeout', '0', false)")
+        connection.execute(
+            "SELECT set_config('lock_timeout', %s, false)", (f"{_LOCK_WAIT_SECONDS}s",)
+        )
+        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+    except psycopg.errors.LockNotAvailable:
+        raise DatabaseError(
+            f"another init-db has been running for {_LOCK_WAIT_SECONDS} s; wait for it to end"
+        ) from None
+    try:
+        # A migration that can't get its table soon gives up rather than block all who come after.
+        connection.execute("SELECT set_config('lock_timeout', '15s', false)")
+        return _migrate_locked(connection, migrations)
+    finally:
+        if not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
+
+
+def check(connection: psycopg.Connection, migrations: Sequence[Migration]) -> None:
+    """DatabaseError unless the database has exactly these migrations."""
+    if _pending(connection, migrations):
+        raise DatabaseError(
+            "the database's schema is older than this release; run `./console.sh start` or init-db"
+        )
+
+
+def _migrate_locked(connection: psycopg.Connection, migrations: Sequence[Migration]) -> list[str]:
+    try:
+        connection.execute(_TABLE)
+    except psycopg.Error as error:
+        raise DatabaseError(explain_failure(error)) from None
+    applied = []
+    for migration in _pending(connection, migrations):
+        try:
+            with connection.transaction():
+                # A constant of this package: what the file says is the statement, parameters none.
+                connection.execute(migration.sql.encode())
+                connection.execute(
+                    "INSERT INTO public.schema_migrations (version, name, sha256)"
+                    " VALUES (%s, %s, %s)",
+                    (migration.version, migration.name, migration.sha256),
+                )
+        except psycopg.Error as error:
+            raise DatabaseError(
+                f"migration {migration.name} failed and left nothing behind: "
+                f"{explain_failure(error)}"
+            ) from None
+        applied.append(migration.name)
+    return applied
+
+
+def _pending(
+    connection: psycopg.Connection, migrations: Sequence[Migration]
+) -> Sequence[Migration]:
+    """The migrations still to apply, after making sure that the applied ones are the same."""
+    try:
+        rows = connection.execute(
+            "SELECT version, name, sha256 FROM public.schema_migrations ORDER BY version"
+        ).fetchall()
+    except psycopg.Error as error:
+        raise DatabaseError(explain_failure(error)) from None
+    if len(rows) > len(migrations):
+        raise DatabaseError(
+            f"the database's schema is newer ({rows[-1][1]}) than this release "
+            f"(up to {migrations[-1].name}); use the release that made it, or a later one"
+        )
+    for (version, name, sha256), migration in zip(rows, migrations, strict=False):
+        if (version, sha256) != (migration.version, migration.sha256):
+            raise DatabaseError(
+                f"the database was made with a different {name} than this release's "
+                f"{migration.name} (sha256 {sha256[:12]}, here {migration.sha256[:12]}); restore "
+                "the file: a change of the schema is always a new migration"
+            )
+    return migrations[len(rows) :]

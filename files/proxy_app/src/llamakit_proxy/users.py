@@ -1,0 +1,270 @@
+"""What can be done with users and their keys. Every change is one transaction."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+import psycopg
+from psycopg.rows import class_row
+
+from . import keys
+
+_USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_MODEL = re.compile(r"[^\s,\x00-\x1f\x7f]{1,200}")
+_LABEL_LENGTH = 100
+
+Status = Literal["active", "disabled"]
+
+
+class UserError(Exception):
+    """What was asked for can't be done. The text says why and what would work."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as the database has it."""
+
+    id: int
+    username: str
+    status: Status
+    rate_limit: int | None
+    rate_window_seconds: int | None
+    allowed_models: list[str] | None
+    created_at: datetime
+    active_keys: int
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as the database has it: all but the key."""
+
+    public_id: str
+    label: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    state: Literal["active", "expired", "revoked"]
+
+
+_SELECT_USERS = """
+SELECT users.id, username, status, rate_limit, rate_window_seconds, allowed_models,
+       users.created_at, max(last_used_at) AS last_used_at,
+       count(public_id) FILTER (
+           WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+       ) AS active_keys
+FROM users LEFT JOIN api_keys ON user_id = users.id
+WHERE %(username)s::text IS NULL OR lower(username) = lower(%(username)s)
+GROUP BY users.id ORDER BY lower(username)
+"""
+_SELECT_KEYS = """
+SELECT public_id, label, created_at, expires_at, revoked_at, last_used_at,
+       CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
+            WHEN expires_at <= now() THEN 'expired' ELSE 'active' END AS state
+FROM api_keys WHERE user_id = %s ORDER BY created_at, public_id
+"""
+
+
+def check_username(username: str) -> str:
+    """The name itself; UserError when it is not one."""
+    if not _USERNAME.fullmatch(username):
+        raise UserError(
+            f"{username[:70]!r} can't be a username; expected 1 to 64 letters, digits or . _ @ -, "
+            "the first a letter or digit"
+        )
+    return username
+
+
+def check_models(models: Sequence[str]) -> list[str]:
+    """The model ids without repeats, in order; UserError when one can't be an id."""
+    for model in models:
+        if not _MODEL.fullmatch(model):
+            raise UserError(f"{model[:70]!r} can't be a model id; give ids separated by commas")
+    return list(dict.fromkeys(models))
+
+
+def list_users(connection: psycopg.Connection) -> list[User]:
+    """All users, by name."""
+    with connection.cursor(row_factory=class_row(User)) as cursor:
+        return cursor.execute(_SELECT_USERS, {"username": None}).fetchall()
+
+
+def get(connection: psycopg.Connection, username: str) -> User:
+    """One user, whose name may be given in any case. UserError when there is none."""
+    check_username(username)
+    with connection.cursor(row_factory=class_row(User)) as cursor:
+        user = cursor.execute(_SELECT_USERS, {"username": username}).fetchone()
+    if user is None:
+        raise UserError(f"there is no user {username!r}; `user list` shows those there are")
+    return user
+
+
+def list_keys(connection: psycopg.Connection, user: User) -> list[Key]:
+    """A user's keys, the oldest first."""
+    with connection.cursor(row_factory=class_row(Key)) as cursor:
+        return cursor.execute(_SELECT_KEYS, (user.id,)).fetchall()
+
+
+def create(
+    connection: psycopg.Connection,
+    username: str,
+    *,
+    lifetime: timedelta | None = None,
+    rate_limit: int | None = None,
+    rate_window_seconds: int | None = None,
+    allowed_models: Sequence[str] | None = None,
+    label: str | None = None,
+) -> keys.NewKey:
+    """A new user with a first key; UserError when the name is taken."""
+    check_username(username)
+    models = None if allowed_models is None else check_models(allowed_models)
+    with _change(connection):
+        row = connection.execute(
+            "INSERT INTO users (username, rate_limit, rate_window_seconds, allowed_models)"
+            " VALUES (%s, %s, %s, %s) ON CONFLICT (lower(username)) DO NOTHING RETURNING id",
+            (username, rate_limit, rate_window_seconds, models),
+        ).fetchone()
+        if row is None:
+            raise UserError(
+                f"there is a user {username!r} already; `user rotate --username {username}` "
+                "gives them a new key"
+            )
+        return _add_key(connection, row[0], lifetime, label)
+
+
+def set_status(connection: psycopg.Connection, username: str, status: Status) -> bool:
+    """Enable or disable; whether that changed anything."""
+    with _change(connection):
+        user = get(connection, username)
+        cursor = connection.execute(
+            "UPDATE users SET status = %s WHERE id = %s AND status <> %s", (status, user.id, status)
+        )
+        return cursor.rowcount == 1
+
+
+def set_limit(
+    connection: psycopg.Connection, username: str, limit: int | None, window_seconds: int | None
+) -> None:
+    """Requests per window: 0 for no limit, None for the server's default, the same for windows."""
+    with _change(connection):
+        user = get(connection, username)
+        connection.execute(
+            "UPDATE users SET rate_limit = %s, rate_window_seconds = %s WHERE id = %s",
+            (limit, window_seconds, user.id),
+        )
+
+
+def allow_models(
+    connection: psycopg.Connection, username: str, models: Sequence[str] | None
+) -> None:
+    """The models the user may use; None for all, also those that are added later."""
+    checked = None if models is None else check_models(models)
+    with _change(connection):
+        user = get(connection, username)
+        connection.execute("UPDATE users SET allowed_models = %s WHERE id = %s", (checked, user.id))
+
+
+def delete(connection: psycopg.Connection, username: str) -> None:
+    """Remove a user and their keys. Rows of the request log keep the name."""
+    with _change(connection):
+        user = get(connection, username)
+        connection.execute("DELETE FROM users WHERE id = %s", (user.id,))
+
+
+def rotate(
+    connection: psycopg.Connection,
+    username: str,
+    *,
+    overlap: timedelta,
+    lifetime: timedelta | Literal["as before"] | None = "as before",
+    label: str | None = None,
+) -> tuple[keys.NewKey, list[str]]:
+    """A new key; the active old ones end after ``overlap``, at once when it is zero.
+
+    Returns the new key and the public ids of the old ones. ``lifetime`` "as before" gives the new
+    key as long as its youngest predecessor was given, so that rotating never lifts an expiry.
+    """
+    with _change(connection):
+        user = get(connection, username)
+        every = list_keys(connection, user)
+        if lifetime == "as before":
+            lifetime = _given_lifetime(every)
+        if label is None and every:
+            label = every[-1].label
+        old = [key.public_id for key in every if key.state == "active"]
+        _end(connection, old, overlap)
+        return _add_key(connection, user.id, lifetime, label), old
+
+
+def revoke(connection: psycopg.Connection, public_id: str) -> bool:
+    """Revoke one key at once; False when it was revoked before. UserError when there is none."""
+    if not keys.PUBLIC_ID.fullmatch(public_id):
+        raise UserError(
+            "that is not a key's public id; expected the "
+            f"{keys.PUBLIC_ID_LENGTH} characters between {keys.PREFIX} and the secret, "
+            "as `user show` lists them"
+        )
+    with _change(connection):
+        row = connection.execute(
+            "SELECT revoked_at IS NOT NULL FROM api_keys WHERE public_id = %s", (public_id,)
+        ).fetchone()
+        if row is None:
+            raise UserError(f"there is no key {public_id}; `user show` lists a user's keys")
+        _end(connection, [public_id], timedelta())
+        return not row[0]
+
+
+def revoke_all(connection: psycopg.Connection, username: str) -> list[str]:
+    """Revoke a user's active keys at once; their public ids."""
+    with _change(connection):
+        user = get(connection, username)
+        active = [key.public_id for key in list_keys(connection, user) if key.state == "active"]
+        _end(connection, active, timedelta())
+        return active
+
+
+@contextmanager
+def _change(connection: psycopg.Connection) -> Iterator[None]:
+    """A transaction that changes users or keys. One at a time, so that none can deadlock."""
+    with connection.transaction():
+        connection.execute("SELECT FROM key_epoch FOR UPDATE")
+        yield
+
+
+def _add_key(
+    connection: psycopg.Connection, user_id: int, lifetime: timedelta | None, label: str | None
+) -> keys.NewKey:
+    if label is not None and not (0 < len(label) <= _LABEL_LENGTH and label.isprintable()):
+        raise UserError(f"a label is 1 to {_LABEL_LENGTH} printable characters")
+    key = keys.generate()
+    connection.execute(
+        "INSERT INTO api_keys (public_id, user_id, sha256, label, expires_at)"
+        " VALUES (%s, %s, %s, %s, now() + %s)",
+        (key.public_id, user_id, key.sha256, label, lifetime),
+    )
+    return key
+
+
+def _end(connection: psycopg.Connection, public_ids: Sequence[str], after: timedelta) -> None:
+    if after:
+        connection.execute(
+            "UPDATE api_keys SET expires_at = least(expires_at, now() + %s)"
+            " WHERE public_id = ANY(%s)",
+            (after, list(public_ids)),
+        )
+    else:
+        connection.execute(
+            "UPDATE api_keys SET revoked_at = now()"
+            " WHERE public_id = ANY(%s) AND revoked_at IS NULL",
+            (list(public_ids),),
+        )
+
+
+def _given_lifetime(old: Sequence[Key]) -> timedelta | None:
+    if not old or old[-1].expires_at is None:
+        return None
+    return old[-1].expires_at - old[-1].created_at
