@@ -1,0 +1,7 @@
+"""``python -m llamakit``."""
+
+import sys
+
+from llamakit.cli import main
+
+sys.exit(main())
