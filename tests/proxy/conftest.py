@@ -1,0 +1,30 @@
+"""Fixtures of the proxy's tests: a real PostgreSQL for the session, a database for each test."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from support.postgres import Postgres, running_postgres
+
+from llamakit_proxy.database import Role, connect
+from llamakit_proxy.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server that all tests of the session share; a test that harms it starts its own."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(postgres: Postgres) -> Settings:
+    """Settings for a new database with the schema and no users."""
+    return postgres.new_database()
+
+
+@pytest.fixture
+def admin(settings: Settings) -> Iterator[psycopg.Connection]:
+    """A connection of the database's owner."""
+    with connect(settings, Role.ADMIN) as connection:
+        yield connection
