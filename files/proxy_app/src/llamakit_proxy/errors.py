@@ -26,7 +26,7 @@ class ApiError(Exception):
         message: str,
         *,
         param: str | None = None,
-        type: str | None = None,
+        type: str | None = None,  # noqa: A002  OpenAI calls this field "type"
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
@@ -74,3 +74,12 @@ def invalid(message: str, *, param: str | None = None, code: str = "invalid_valu
 def unavailable(code: str, message: str, *, retry_after: int) -> ApiError:
     """503 with Retry-After in whole seconds."""
     return ApiError(503, code, message, headers={"Retry-After": str(max(1, retry_after))})
+
+
+def backend_away() -> ApiError:
+    """503: there was nobody to ask."""
+    return unavailable(
+        "backend_unavailable",
+        "The model is not running at the moment. Try again shortly.",
+        retry_after=5,
+    )

@@ -1,0 +1,200 @@
+"""One request and its answer: what is known of it, how it is answered, how it is accounted for."""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from enum import Enum
+from typing import Any
+
+from . import sse
+from .body import Receive
+from .errors import ApiError
+from .identity import Identity
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+Header = tuple[bytes, bytes]
+
+ABORT = "llamakit.abort"
+"""Name of the scope extension that drops the client's connection at once, unsent bytes too."""
+
+CLIENT_CLOSED = 499
+
+_JSON = (b"content-type", b"application/json")
+_EVENTS: list[Header] = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Cause(Enum):
+    """Why a request was cut short. The value is its error code in the log."""
+
+    CLIENT_GONE = "client_disconnected"
+    CLIENT_SLOW = "client_too_slow"
+    BACKEND_STALLED = "backend_timeout"
+    STOPPING = "server_stopping"
+
+
+class Exchange:
+    """Everything about one request on its way through the stages."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.method: str = scope["method"]
+        self.path = path
+        """The route's template: it is logged, the path the client sent never is."""
+        self.request_id = f"req_{os.urandom(12).hex()}"
+        self.created_at = time.time()
+        self.started_at = time.perf_counter()
+        self.identity: Identity | None = None
+        self.model: str | None = None
+        self.stream = False
+        self.status = 0
+        self.error_code: str | None = None
+        self.cause: Cause | None = None
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.prompt_tokens: int | None = None
+        self.completion_tokens: int | None = None
+        self.ttft_seconds: float | None = None
+        self.queue_seconds: float | None = None
+        self.overhead_seconds: float | None = None
+        self.reading_seconds = 0.0
+        self.headers: list[Header] = [(b"x-request-id", self.request_id.encode())]
+        """Sent with whatever the answer is."""
+        self._send = send
+        self._task = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+        self._finished = False
+
+    # -- the client ----------------------------------------------------------------------------
+
+    @property
+    def client(self) -> str | None:
+        """The peer's address. Forwarding headers are not believed: anyone can send them."""
+        peer = self.scope.get("client")
+        return peer[0] if peer else None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop this request runs on."""
+        return asyncio.get_running_loop()
+
+    @property
+    def started(self) -> bool:
+        """Whether the status has gone out."""
+        return self.status != 0
+
+    def header(self, name: bytes) -> bytes | None:
+        """A request header's value; None when it is missing, or there several times, because
+        then nobody knows which one counts."""
+        values = [value for key, value in self.scope["headers"] if key == name]
+        return values[0] if len(values) == 1 else None
+
+    def watch_client(self) -> None:
+        """From now on (the body has been read) a client that leaves interrupts the request."""
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.interrupt(Cause.CLIENT_GONE)
+
+    def interrupt(self, cause: Cause) -> None:
+        """Cut the request short, wherever it is: its task is cancelled and finds ``cause``."""
+        if self._finished or self.cause is not None or self._task is None:
+            return
+        self.cause = cause
+        self._task.cancel()
+
+    def abort(self) -> None:
+        """Drop the connection now. Closing it would wait for a client that takes nothing."""
+        abort = (self.scope.get("extensions") or {}).get(ABORT)
+        if abort is not None:
+            abort["call"]()
+
+    # -- the answer ----------------------------------------------------------------------------
+
+    async def respond(
+        self,
+        status: int,
+        body: bytes,
+        headers: Iterable[Header] = (),
+        *,
+        content_type: Header = _JSON,
+    ) -> None:
+        """The whole answer at once."""
+        self.status = status
+        self._finish_watching()
+        self.response_bytes += len(body)
+        length = (b"content-length", b"%d" % len(body))
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [content_type, length, *self.headers, *headers],
+            }
+        )
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def respond_json(self, status: int, document: object) -> None:
+        """The whole answer as JSON."""
+        await self.respond(status, json.dumps(document, ensure_ascii=False).encode())
+
+    async def start_stream(self) -> None:
+        """Status 200 and the headers of an event stream."""
+        self.status = 200
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [*_EVENTS, *self.headers],
+            }
+        )
+
+    async def write(self, data: bytes) -> None:
+        """More of a started stream."""
+        self.response_bytes += len(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end_stream(self, data: bytes) -> None:
+        """The last of a started stream."""
+        self._finish_watching()
+        self.response_bytes += len(data)
+        await self._send({"type": "http.response.body", "body": data})
+
+    async def fail(self, error: ApiError) -> None:
+        """Answer with an error: as the whole answer, or as the last event of a stream."""
+        self.error_code = error.code
+        if self.started:
+            await self.end_stream(sse.event(error.encode()))
+            return
+        headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in error.headers.items()]
+        await self.respond(error.status, error.encode(), headers)
+
+    async def recorded_send(self, message: MutableMapping[str, Any]) -> None:
+        """``send`` for an ASGI application that answers in this exchange's place."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        else:
+            self.response_bytes += len(message.get("body", b""))
+        await self._send(message)
+
+    def gave_up(self, cause: Cause) -> None:
+        """There is nobody to answer any more. 499 stands for that in the log."""
+        self.error_code = cause.value
+        self.status = self.status or CLIENT_CLOSED
+
+    def _finish_watching(self) -> None:
+        self._finished = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def close(self) -> None:
+        """Nothing more is sent; the watcher ends."""
+        self._finish_watching()

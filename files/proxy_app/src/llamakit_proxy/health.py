@@ -1,0 +1,56 @@
+"""Whether the process is alive, and whether it can serve: two different questions."""
+
+import asyncio
+import time
+from typing import Any
+
+from .auth import KeyStore
+from .backends import Backends
+from .routes import RouteFile
+
+FRESH_SECONDS = 1.0
+CONNECT_SECONDS = 1.0
+
+
+class Health:
+    """Readiness, looked up at most once a second however often it is asked for."""
+
+    def __init__(self, routes: RouteFile, backends: Backends, keys: KeyStore) -> None:
+        self._routes = routes
+        self._backends = backends
+        self._keys = keys
+        self._lock = asyncio.Lock()
+        self._checked_at = float("-inf")
+        self._up: dict[str, bool] = {}
+
+    async def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether at least one model can be used, and what is up in detail.
+
+        A backend is tried by connecting to it: its port opens once its model is loaded, and any
+        request could queue behind what it generates. Without Postgres the keys this process
+        knows still work, so that alone makes it ``degraded``, not unready.
+        """
+        async with self._lock:
+            if time.monotonic() - self._checked_at > FRESH_SECONDS:
+                await self._look()
+        models = {
+            route.id: any(self._up.get(backend.url, False) for backend in route.backends)
+            for route in self._routes.table.routes
+        }
+        connected = self._keys.connected
+        ready = any(models.values())
+        whole = all(models.values()) and connected and self._routes.error is None
+        return ready, {
+            "status": "ready" if ready and whole else "degraded" if ready else "unavailable",
+            "models": {name: "up" if up else "down" for name, up in models.items()},
+            "database": "up" if connected else "down",
+            "routes": "current" if self._routes.error is None else "invalid file, old ones kept",
+        }
+
+    async def _look(self) -> None:
+        urls = [backend.url for route in self._routes.table.routes for backend in route.backends]
+        answers = await asyncio.gather(
+            *(self._backends.upstream(url).reachable(CONNECT_SECONDS) for url in urls)
+        )
+        self._up = dict(zip(urls, answers, strict=True))
+        self._checked_at = time.monotonic()

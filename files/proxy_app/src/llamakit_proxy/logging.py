@@ -1,0 +1,92 @@
+"""Logs: one JSON object per line on stderr. Never a prompt, an answer or a key."""
+
+import json
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+from .exchange import Exchange
+
+LOGGER = logging.getLogger("llamakit_proxy")
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line. Of an exception only its type and place are kept: its text may hold
+    what a client sent."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON; control characters are escaped by that."""
+        line: dict[str, Any] = {
+            "time": stamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception"] = record.exc_info[0].__name__
+            trace = record.exc_info[2]
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            if trace is not None:
+                code = trace.tb_frame.f_code
+                line["at"] = f"{code.co_name}:{trace.tb_lineno}"
+        return json.dumps(line)
+
+
+def configure() -> None:
+    """Send every log record of this process to stderr as JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+
+
+def stamp(seconds: float) -> str:
+    """Seconds since the epoch as UTC with milliseconds."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def request_line(exchange: Exchange, seconds: float) -> bytes:
+    """One finished request as a line of JSON."""
+    identity = exchange.identity
+    line = {
+        "time": stamp(exchange.created_at),
+        "level": "info",
+        "message": "request",
+        "request_id": exchange.request_id,
+        "client": exchange.client,
+        "user": identity.username if identity else None,
+        "key_id": identity.key_id if identity else None,
+        "method": exchange.method,
+        "path": exchange.path,
+        "model": exchange.model,
+        "stream": exchange.stream,
+        "status": exchange.status,
+        "error": exchange.error_code,
+        "duration_ms": round(seconds * 1000, 2),
+        "queue_ms": milliseconds(exchange.queue_seconds),
+        "ttft_ms": milliseconds(exchange.ttft_seconds),
+        "prompt_tokens": exchange.prompt_tokens,
+        "completion_tokens": exchange.completion_tokens,
+        "request_bytes": exchange.request_bytes,
+        "response_bytes": exchange.response_bytes,
+    }
+    return json.dumps(line).encode() + b"\n"
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    """Seconds as rounded milliseconds; None stays None."""
+    return None if seconds is None else round(seconds * 1000, 2)
+
+
+def write_request(exchange: Exchange, seconds: float) -> None:
+    """Log a finished request. One write for a whole line: lines of several processes don't mix."""
+    try:
+        os.write(2, request_line(exchange, seconds))
+    except OSError:
+        # Nobody reads the log any more (a closed pipe, a full disk); requests go on.
+        return

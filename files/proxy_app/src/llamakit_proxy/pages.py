@@ -1,0 +1,34 @@
+"""The routes that are not relayed: health, metrics, and the description of these."""
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from . import __version__
+from .service import Service
+
+
+def create(service: Service) -> FastAPI:
+    """The FastAPI application. Who may ask for what is decided before it is called."""
+    pages = FastAPI(
+        title="llamakit proxy",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+
+    @pages.api_route("/healthz", methods=["GET", "HEAD"], summary="The process is alive")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @pages.api_route("/readyz", methods=["GET", "HEAD"], summary="At least one model can be used")
+    async def readyz() -> JSONResponse:
+        ready, details = await service.health.ready()
+        return JSONResponse(details, status_code=200 if ready else 503)
+
+    @pages.api_route("/metrics", methods=["GET", "HEAD"], summary="Prometheus metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return pages

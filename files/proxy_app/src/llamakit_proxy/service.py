@@ -1,0 +1,122 @@
+"""Everything the stages share, and what happens around a request: start, stop, accounting."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+
+from .auth import KeyStore
+from .backends import Backends
+from .exchange import Exchange
+from .health import Health
+from .limits import RateLimiter
+from .logging import LOGGER, milliseconds, write_request
+from .metrics import Metrics, Reading
+from .request_log import RequestLog, RequestRow
+from .routes import RouteFile, RoutingTable
+from .settings import Settings
+
+POLL_SECONDS = 0.5
+
+
+class Service:
+    """The parts of one proxy process."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Reads the routes; RoutesError when they can't be used."""
+        self.settings = settings
+        self.keys = KeyStore(settings)
+        self.request_log = RequestLog(settings)
+        self.limiter = RateLimiter()
+        self.route_file = RouteFile(
+            settings.routes_path,
+            secret=settings.secret,
+            default_max_tokens=settings.max_tokens,
+        )
+        self.backends = Backends(settings)
+        self.backends.apply(self.route_file.table)
+        self.health = Health(self.route_file, self.backends, self.keys)
+        self.metrics = Metrics(self._gauges)
+        self.stopping = False
+        self._poller: asyncio.Task[None] | None = None
+
+    @property
+    def table(self) -> RoutingTable:
+        """The routing table in force."""
+        return self.route_file.table
+
+    async def start(self) -> None:
+        """Connect to the database and begin to follow the routes file."""
+        await self.keys.start()
+        await self.request_log.start()
+        self._poller = asyncio.create_task(self._follow_routes())
+
+    async def close(self) -> None:
+        """After the last request: write what is still to be written and disconnect."""
+        if self._poller is not None:
+            self._poller.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._poller
+        self.backends.close()
+        await self.request_log.close()
+        await self.keys.close()
+
+    def drain(self) -> None:
+        """Take no more work; who waits is sent away, who is being answered is not disturbed."""
+        self.stopping = True
+        self.backends.drain()
+
+    def account(self, exchange: Exchange) -> None:
+        """A request is over: count it, log it, keep a row of it."""
+        seconds = time.perf_counter() - exchange.started_at
+        self.metrics.observe(exchange, seconds)
+        write_request(exchange, seconds)
+        identity = exchange.identity
+        if identity is None:
+            return
+        self.request_log.record(
+            RequestRow(
+                created_at=exchange.created_at,
+                username=identity.username,
+                user_id=identity.user_id,
+                key_id=identity.key_id,
+                method=exchange.method,
+                path=exchange.path,
+                model=exchange.model,
+                status_code=exchange.status,
+                duration_ms=seconds * 1000,
+                request_bytes=exchange.request_bytes,
+                response_bytes=exchange.response_bytes,
+                prompt_tokens=exchange.prompt_tokens,
+                completion_tokens=exchange.completion_tokens,
+                stream=exchange.stream,
+                error_code=exchange.error_code,
+                request_id=exchange.request_id,
+                ttft_ms=milliseconds(exchange.ttft_seconds),
+                queue_ms=milliseconds(exchange.queue_seconds),
+                client=exchange.client,
+            )
+        )
+
+    async def _follow_routes(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            before = self.route_file.error
+            if self.route_file.poll():
+                self.backends.apply(self.route_file.table)
+                LOGGER.info("new routes are in force: %d models", len(self.table.routes))
+            elif self.route_file.error is not None and self.route_file.error != before:
+                LOGGER.error("the old routes stay in force: %s", self.route_file.error)
+
+    def _gauges(self) -> Iterator[Reading]:
+        yield "llamakit_in_flight", "Requests being answered.", {}, self.metrics.in_flight
+        for model, queue in self.backends.queues().items():
+            labels = {"model": model}
+            yield "llamakit_queued", "Requests waiting for a place.", labels, queue.waiting
+            running = sum(queue.running().values())
+            yield "llamakit_running", "Requests that hold a place.", labels, running
+        pending, dropped = self.request_log.pending, self.request_log.dropped
+        yield "llamakit_log_rows_pending", "Log rows not written yet.", {}, pending
+        yield "llamakit_log_rows_dropped", "Log rows lost since the start.", {}, dropped
+        connected = float(self.keys.connected)
+        yield "llamakit_database_connected", "1 while Postgres answers.", {}, connected

@@ -1,0 +1,54 @@
+"""Server-sent events: taking a backend's apart, writing the client's."""
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+MAX_EVENT = 1 << 20
+
+
+class EventTooLargeError(Exception):
+    """The backend sent an event that does not end."""
+
+
+class Splitter:
+    """Bytes in, the ``data`` of complete events out. Comments and other fields are dropped."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The payloads that became complete with these bytes."""
+        data = self._rest + data if self._rest else data
+        if b"\r" in data:
+            # Half of a CRLF at the end must wait for its other half.
+            held = data.endswith(b"\r")
+            data = (data[:-1] if held else data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            *events, rest = data.split(b"\n\n")
+            self._rest = rest + b"\r" if held else rest
+        else:
+            *events, self._rest = data.split(b"\n\n")
+        if len(self._rest) > MAX_EVENT:
+            raise EventTooLargeError
+        payloads = []
+        for event in events:
+            if event.startswith(b"data: ") and b"\n" not in event:
+                payloads.append(event[6:])
+            elif payload := _data(event):
+                payloads.append(payload)
+        return payloads
+
+
+def _data(event: bytes) -> bytes:
+    """The data of an event with several lines, a comment, or no space after the colon."""
+    lines = []
+    for line in event.split(b"\n"):
+        if line.startswith(b"data:"):
+            value = line[5:]
+            lines.append(value[1:] if value.startswith(b" ") else value)
+    return b"\n".join(lines)
+
+
+def event(payload: bytes) -> bytes:
+    """One event. ``payload`` has no line break."""
+    return b"data: %b\n\n" % payload
