@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from support.postgres import Postgres, running_postgres
 
 from llamakit_proxy.database import Role, connect
 from llamakit_proxy.settings import Settings
+from support.postgres import Postgres, running_postgres
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ def _list(connection: psycopg.Connection, args: argparse.Namespace) -> int:
         print_json([asdict(user) for user in found])
     elif found:
         header = ("USERNAME", "STATUS", "KEYS", "LIMIT", "MODELS", "LAST USED", "CREATED")
-        print_table(header, [_user_row(user) for user in found], right="KEYS")
+        print_table(header, [_user_row(user) for user in found], right=["KEYS"])
     else:
         print("no users yet; create one with `user create --username NAME`")
     return 0
