@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 
@@ -13,7 +14,8 @@ from .database import DatabaseError, explain_failure
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 # Any fixed number will do; it only has to be the same in every release.
 _LOCK = 0x6C6C616D61
-_LOCK_WAIT_SECONDS = 120
+_TURN_SECONDS = 120
+_TABLE_SECONDS = 15
 _TABLE = """
 CREATE TABLE IF NOT EXISTS public.schema_migrations (
     version    integer PRIMARY KEY,
@@ -53,40 +55,35 @@ def packaged() -> list[Migration]:
     return found
 
 
-def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> list[str]:
-    """Bring the database to the last migration; the names of those applied now.
+@contextmanager
+def alone(connection: psycopg.Connection) -> Iterator[None]:
+    """Hold the lock that lets one place at a time change the schema; the others wait.
 
-    Safe to run from several places at once: the others wait. Raises DatabaseError, after which
-    the database is as the last migration that succeeded left it.
+    Statements of this session may take as long as they need from here on, but give up when a
+    table they want stays locked: everybody who wants the table after them waits behind them.
     """
     try:
-        connection.execute("SELECT set_config('statement_timeout', '0', false)")
-        connection.execute(
-            "SELECT set_config('lock_timeout', %s, false)", (f"{_LOCK_WAIT_SECONDS}s",)
-        )
+        _set(connection, "statement_timeout", "0")
+        _set(connection, "lock_timeout", f"{_TURN_SECONDS}s")
         connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
     except psycopg.errors.LockNotAvailable:
         raise DatabaseError(
-            f"another init-db has been running for {_LOCK_WAIT_SECONDS} s; wait for it to end"
+            f"another init-db has been running for {_TURN_SECONDS} s; wait for it to end"
         ) from None
     try:
-        # A migration that can't get its table soon gives up rather than block all who come after.
-        connection.execute("SELECT set_config('lock_timeout', '15s', false)")
-        return _migrate_locked(connection, migrations)
+        _set(connection, "lock_timeout", f"{_TABLE_SECONDS}s")
+        yield
     finally:
         if not connection.closed:
             connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
 
 
-def check(connection: psycopg.Connection, migrations: Sequence[Migration]) -> None:
-    """DatabaseError unless the database has exactly these migrations."""
-    if _pending(connection, migrations):
-        raise DatabaseError(
-            "the database's schema is older than this release; run `./console.sh start` or init-db"
-        )
+def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> list[str]:
+    """Bring the database to the last migration; the names of those applied now.
 
-
-def _migrate_locked(connection: psycopg.Connection, migrations: Sequence[Migration]) -> list[str]:
+    To be called under ``alone``. Raises DatabaseError, after which the database is as the last
+    migration that succeeded left it.
+    """
     try:
         connection.execute(_TABLE)
     except psycopg.Error as error:
@@ -109,6 +106,14 @@ def _migrate_locked(connection: psycopg.Connection, migrations: Sequence[Migrati
             ) from None
         applied.append(migration.name)
     return applied
+
+
+def check(connection: psycopg.Connection, migrations: Sequence[Migration]) -> None:
+    """DatabaseError unless the database has exactly these migrations."""
+    if _pending(connection, migrations):
+        raise DatabaseError(
+            "the database's schema is older than this release; run `./console.sh start` or init-db"
+        )
 
 
 def _pending(
@@ -134,3 +139,7 @@ def _pending(
                 "the file: a change of the schema is always a new migration"
             )
     return migrations[len(rows) :]
+
+
+def _set(connection: psycopg.Connection, name: str, value: str) -> None:
+    connection.execute("SELECT set_config(%s, %s, false)", (name, value))

@@ -18,7 +18,7 @@ def initialise(settings: Settings) -> list[str]:
 
     Safe to repeat and to run from two places at once. Raises DatabaseError or SettingsError.
     """
-    with connect(settings, Role.ADMIN) as connection:
+    with connect(settings, Role.ADMIN) as connection, migrate.alone(connection):
         changes = [f"applied {name}" for name in migrate.migrate(connection, migrate.packaged())]
         if not shares_the_owners_role(settings):
             proxy = role_name(settings, Role.PROXY)
