@@ -210,7 +210,7 @@ use() {
   local model
   (($# <= 1)) || misuse 'use takes one ID'
   bootstrap
-  model=$(kit select --state-dir "$RUNTIME" ${1:+--model "$1"}) || exit $?
+  model=$(kit select ${1:+--model "$1"}) || exit $?
   lock
   deploy '' "$model"
 }
@@ -219,7 +219,7 @@ add() {
   (($# <= 1)) || misuse 'add takes one ID'
   bootstrap
   lock
-  if (($#)); then kit fetch --state-dir "$RUNTIME" --model "$1"; else kit fetch --state-dir "$RUNTIME" --all; fi
+  if (($#)); then kit fetch --model "$1"; else kit fetch --all; fi
 }
 
 logs() {
@@ -294,7 +294,7 @@ main() {
     start-proxy) service start proxy ;;
     stop-proxy) service stop proxy ;;
     status) installed; kit status --state-dir "$RUNTIME" "$@" ;;
-    models) bootstrap; kit models --state-dir "$RUNTIME" "$@" ;;
+    models) bootstrap; kit models "$@" ;;
     doctor) bootstrap; kit doctor --state-dir "$RUNTIME" "$@" ;;
     user | usage | verify) proxy_command "$verb" "$@" ;;
     test) exec tests/run.sh "$@" ;;

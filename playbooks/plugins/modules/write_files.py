@@ -32,6 +32,11 @@ options:
     description:
       - templates to render, with C(src), C(dest) and C(mode); with C(each), a list of dictionaries,
         one file per entry, which the template sees as C(item) and C(dest) may quote as C({name})
+  trees:
+    type: list
+    elements: dict
+    default: []
+    description: text files and folders of the controller, C(src) (a list), to put into C(dest)
   contents:
     type: list
     elements: dict

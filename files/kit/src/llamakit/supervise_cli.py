@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 from llamakit import supervise
+from llamakit.models_cli import Commands
 from llamakit.supervisord import SupervisorUnavailable
 
 
-def add_commands(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_commands(subcommands: Commands[argparse.ArgumentParser]) -> None:
     """Adds ``supervise apply|start|stop|restart`` to the kit's command line."""
     parser = subcommands.add_parser("supervise", help="start, stop and restart local services")
     parser.add_argument("action", choices=["apply", "stop", "restart"])

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import __version__, db_cli, usage_cli, users_cli
+from . import __version__, db_cli, usage_cli, users_cli, verify
 from .routes import RoutesError, load
 from .settings import Settings, SettingsError
 from .settings import load as load_settings
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = sub.add_parser("check-config", help="check the settings and the routes")
     check.add_argument("--routes", type=Path, help="check this file, not the one in the settings")
     check.set_defaults(run=_check)
-    for commands in (db_cli, users_cli, usage_cli):
+    for commands in (db_cli, users_cli, usage_cli, verify):
         commands.add_commands(sub)
     options = parser.parse_args(arguments)
     try:

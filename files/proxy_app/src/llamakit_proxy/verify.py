@@ -29,7 +29,8 @@ class VerifyError(Exception):
 def add_commands(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds ``verify`` to the command line."""
     parser = sub.add_parser(
-        "verify", help="ask each model for a token through the proxy, and expect a 401 without a key"
+        "verify",
+        help="ask each model for a token through the proxy, and expect a 401 without a key",
     )
     parser.add_argument(
         "--unless",
