@@ -1,4 +1,4 @@
-"""A real llama_cpp.server for tests, started as the kit starts it: ``python -m llamakit.launch``."""
+"""A real llama_cpp.server for tests, started as the kit starts it, by ``llamakit.launch``."""
 
 import contextlib
 import json

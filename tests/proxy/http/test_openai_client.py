@@ -18,11 +18,11 @@ SCHEMA = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-TOOL: dict[str, Any] = {
+TOOL: Any = {
     "type": "function",
     "function": {"name": "remember", "description": "Keep a person.", "parameters": SCHEMA},
 }
-FORCED: dict[str, Any] = {"type": "function", "function": {"name": "remember"}}
+FORCED: Any = {"type": "function", "function": {"name": "remember"}}
 
 
 @pytest.fixture
@@ -143,7 +143,9 @@ async def test_forced_tool_as_a_stream(client: openai.AsyncOpenAI) -> None:
         stream_options={"include_usage": True},
     ) as stream:
         final = await stream.get_final_completion()
-    (call,) = final.choices[0].message.tool_calls or ()
+    calls = final.choices[0].message.tool_calls
+    assert calls is not None
+    (call,) = calls
     assert call.function.name == "remember"
     assert set(json.loads(call.function.arguments)) == {"name", "age"}
     assert final.choices[0].finish_reason == "tool_calls"

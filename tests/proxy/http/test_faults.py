@@ -1,0 +1,262 @@
+"""What clients see when a backend fails in one of the many ways it can."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from support.backend import KEY, free_port
+from support.fake_backend import DONE, END, HEAD, Answer, Call, chunked, delta, fake_backend, usage
+from support.postgres import Postgres
+from support.proxy import Proxy, model_entry, running_proxy
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def impatient(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy whose timeouts are short."""
+    with running_proxy(
+        postgres,
+        tmp_path_factory.mktemp("impatient"),
+        [model_entry("nobody", f"http://127.0.0.1:{free_port()}")],
+        LLAMA_PROXY_STALL_TIMEOUT_SECONDS="1",
+        LLAMA_PROXY_QUEUE_TIMEOUT_SECONDS="2",
+        LLAMA_PROXY_WRITE_TIMEOUT_SECONDS="1.5",
+        LLAMA_PROXY_QUEUE_LIMIT="4",
+    ) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def impatient_key(impatient: Proxy) -> str:
+    return impatient.new_key()
+
+
+def ask(stream: bool = True, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "canary-prompt-77"}]
+    return {"model": "fake", "messages": messages, "stream": stream, **more}
+
+
+async def answers(
+    proxy: Proxy, key: str, answer: Answer, body: dict[str, Any]
+) -> tuple[httpx.Response, list[Call]]:
+    """The proxy's answer to ``body`` when the backend does ``answer``."""
+    async with fake_backend(answer) as fake, proxy.client(key) as client:
+        await asyncio.to_thread(proxy.route, "fake", fake.url)
+        return await client.post(CHAT, json=body), fake.calls
+
+
+def events(response: httpx.Response) -> list[str]:
+    return [line[6:] for line in response.text.split("\n\n") if line.startswith("data: ")]
+
+
+async def empty(call: Call) -> None:
+    await call.send(HEAD, END)
+
+
+async def nothing_but_done(call: Call) -> None:
+    await call.send(HEAD, DONE, END)
+
+
+async def garbage(call: Call) -> None:
+    await call.send(HEAD, chunked(b"data: {canary-backend-text\n\n"), DONE, END)
+
+
+async def not_http(call: Call) -> None:
+    await call.send(b"canary-backend-text\r\n\r\n")
+
+
+async def slammed(call: Call) -> None:
+    await call.send()
+    raise ConnectionError
+
+
+async def error_status(call: Call) -> None:
+    body = b'{"error":{"message":"File /srv/canary-backend-text/app.py line 3"}}'
+    await call.send(b"HTTP/1.1 500 X\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+
+async def wrong_key(call: Call) -> None:
+    await call.send(b"HTTP/1.1 401 X\r\ncontent-length: 2\r\n\r\n{}")
+
+
+async def error_event(call: Call) -> None:
+    await call.send(HEAD, chunked(b'data: {"error":{"code":"canary-backend-text"}}\n\n'), DONE, END)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "answer",
+    [empty, nothing_but_done, garbage, not_http, slammed, error_status, wrong_key, error_event],
+)
+async def test_failure_before_the_first_token(
+    impatient: Proxy, impatient_key: str, answer: Answer, stream: bool
+) -> None:
+    response, _ = await answers(impatient, impatient_key, answer, ask(stream))
+    assert response.status_code == 502
+    assert response.json()["error"]["type"] == "server_error"
+    assert "canary-backend" not in response.text
+
+
+async def truncated(call: Call) -> None:
+    await call.send(HEAD, delta("one"), delta("two"), END)
+
+
+async def cut(call: Call) -> None:
+    await call.send(HEAD, delta("one"), delta("two"))
+    raise ConnectionError
+
+
+async def done_without_finish(call: Call) -> None:
+    await call.send(HEAD, delta("one"), delta("two"), DONE, END)
+
+
+async def finish_without_done(call: Call) -> None:
+    await call.send(HEAD, delta("one"), delta("two"), delta("", "stop"), END)
+
+
+@pytest.mark.parametrize("answer", [truncated, cut, done_without_finish, finish_without_done])
+async def test_a_stream_that_breaks_off_never_ends_cleanly(
+    impatient: Proxy, impatient_key: str, answer: Answer
+) -> None:
+    response, _ = await answers(impatient, impatient_key, answer, ask())
+    assert response.status_code == 200
+    *parts, last = events(response)
+    text = "".join(json.loads(part)["choices"][0]["delta"]["content"] for part in parts)
+    assert text == "onetwo"
+    assert json.loads(last)["error"]["type"] == "server_error"
+    assert "[DONE]" not in response.text
+    whole, _ = await answers(impatient, impatient_key, answer, ask(stream=False))
+    assert whole.status_code == 502
+
+
+async def stalls(call: Call) -> None:
+    await call.send(HEAD, delta("one"))
+    while True:
+        # Pings are no progress.
+        await call.send(chunked(b": ping - 1\n\n"))
+        await asyncio.sleep(0.2)
+
+
+async def test_a_backend_that_stalls(impatient: Proxy, impatient_key: str) -> None:
+    start = time.monotonic()
+    response, _ = await answers(impatient, impatient_key, stalls, ask())
+    assert time.monotonic() - start < 8
+    assert json.loads(events(response)[-1])["error"]["code"] == "backend_timeout"
+    whole, _ = await answers(impatient, impatient_key, stalls, ask(stream=False))
+    assert (whole.status_code, whole.json()["error"]["code"]) == (504, "backend_timeout")
+
+
+async def silent(call: Call) -> None:
+    await call.gone(30)
+
+
+async def test_a_backend_that_never_begins(impatient: Proxy, impatient_key: str) -> None:
+    response, _ = await answers(impatient, impatient_key, silent, ask())
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "backend_timeout")
+
+
+async def test_no_backend(impatient: Proxy, impatient_key: str) -> None:
+    async with impatient.client(impatient_key) as client:
+        for path, body in (
+            (CHAT, {**ask(), "model": "nobody"}),
+            ("/v1/completions", {"model": "nobody", "prompt": "x"}),
+        ):
+            response = await client.post(path, json=body)
+            assert response.status_code == 503
+            assert response.json()["error"]["code"] == "backend_unavailable"
+            assert int(response.headers["retry-after"]) >= 1
+
+
+async def good(call: Call) -> None:
+    await call.send(HEAD, delta("one"), delta("", "stop"), usage(5, 1), DONE, END)
+
+
+async def test_what_the_backend_gets(impatient: Proxy, impatient_key: str) -> None:
+    async with fake_backend(good) as fake, impatient.client(impatient_key) as client:
+        await asyncio.to_thread(impatient.route, "fake", fake.url, aliases=["Alias"])
+        for _ in range(3):
+            response = await client.post(
+                CHAT,
+                json={**ask(stream=False), "model": "Alias"},
+                headers={"X-Request-ID": "canary", "Cookie": "a=canary", "X-Api-Key": "canary"},
+            )
+            assert response.status_code == 200
+    assert response.json()["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 1,
+        "total_tokens": 6,
+    }
+    call = fake.calls[0]
+    assert call.headers["authorization"] == f"Bearer {KEY}".lower()
+    assert set(call.headers) == {"content-length", "host", "content-type", "authorization"}
+    assert call.body["model"] == "fake"
+    assert call.body["stream"] is True
+    assert call.body["max_tokens"] == 1024
+    assert call.body["repeat_penalty"] == 1.0
+    seeds = {call.body["seed"] for call in fake.calls}
+    assert len(seeds) == 3
+    assert fake.connections == 1
+
+
+async def test_a_connection_the_backend_closed_is_not_an_error(
+    impatient: Proxy, impatient_key: str
+) -> None:
+    async def once(call: Call) -> None:
+        await good(call)
+        raise ConnectionError
+
+    async with fake_backend(once) as fake, impatient.client(impatient_key) as client:
+        await asyncio.to_thread(impatient.route, "fake", fake.url)
+        for _ in range(20):
+            assert (await client.post(CHAT, json=ask(False))).status_code == 200
+
+
+async def test_a_reader_that_stalls_is_cut(impatient: Proxy, impatient_key: str) -> None:
+    others: list[int] = []
+
+    async def flood(call: Call) -> None:
+        if call.body["seed"] == 2:
+            await good(call)
+            return
+        await call.send(HEAD)
+        for _ in range(3000):
+            await call.send(delta("x" * 20_000))
+            await asyncio.sleep(0)
+        await call.gone()
+
+    async with fake_backend(flood) as fake:
+        backend = {"url": fake.url, "api_key_secret": None, "capacity": 2}
+        await asyncio.to_thread(impatient.route, "fake", fake.url, backends=[backend])
+        reader, writer = await asyncio.open_connection("127.0.0.1", impatient.port, limit=1024)
+        body = json.dumps(ask()).encode()
+        writer.write(
+            f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {impatient_key}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        async with impatient.client(impatient_key) as client:
+            # Meanwhile another request is served.
+            others.append((await client.post(CHAT, json=ask(seed=2))).status_code)
+            await asyncio.sleep(3)
+            others.append((await client.post(CHAT, json=ask(seed=2))).status_code)
+            running = await asyncio.to_thread(impatient.metric, "llamakit_running", model="fake")
+        writer.close()
+        del reader
+    assert others == [200, 200]
+    assert running == 0
+    errors = {row["error_code"] for row in await asyncio.to_thread(impatient.rows, 3)}
+    assert "client_too_slow" in errors
+
+
+async def test_no_prompt_or_key_in_the_log(impatient: Proxy, impatient_key: str) -> None:
+    text = impatient.log.read_text()
+    assert '"message": "request"' in text
+    for canary in ("canary-prompt", "canary-backend", impatient_key, KEY, str(Path(__file__))):
+        assert canary not in text
