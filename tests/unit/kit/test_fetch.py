@@ -248,7 +248,7 @@ def test_a_full_disk_is_seen_before_and_counts_what_is_there(
 ) -> None:
     def disk(free: int) -> None:
         status = SimpleNamespace(f_bavail=free, f_frsize=1)
-        monkeypatch.setattr(download.os, "statvfs", lambda _path: status)
+        monkeypatch.setattr(os, "statvfs", lambda _path: status)
 
     length = len(hub.files[f"{REPOSITORY}/script.gguf"])
     disk(download.DISK_MARGIN + length - 1000)

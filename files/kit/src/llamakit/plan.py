@@ -168,7 +168,7 @@ def choose(candidates: Sequence[Candidate], options: PlanOptions) -> Candidate:
     if default is None:
         default = next((c for c in candidates if c.present), candidates[0] if candidates else None)
     nothing_there = not any(candidate.present for candidate in candidates)
-    if options.allow_smoke and (nothing_there or options.model == SMOKE_ID):
+    if options.allow_smoke and nothing_there:
         return _stand_in(default, options)
     if default is None:
         raise ConfigError(

@@ -32,7 +32,10 @@ class _UnixTransport(xmlrpc.client.Transport):
         self._path, self._timeout = path, timeout
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _UnixConnection(self._path, self._timeout)
+        # The base class closes the connection that is kept here, after errors and at the end.
+        kept = self._connection[1] or _UnixConnection(self._path, self._timeout)
+        self._connection = host, kept
+        return kept
 
 
 class Supervisor:
@@ -45,6 +48,10 @@ class Supervisor:
         self._proxy = xmlrpc.client.ServerProxy(
             "http://localhost", transport=_UnixTransport(str(socket_path), timeout)
         )
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._proxy("close")()
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
