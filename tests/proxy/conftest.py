@@ -7,6 +7,7 @@ import pytest
 
 from llamakit_proxy.database import Role, connect
 from llamakit_proxy.settings import Settings
+from support.command import Command, run_command
 from support.postgres import Postgres, running_postgres
 
 
@@ -28,3 +29,16 @@ def admin(settings: Settings) -> Iterator[psycopg.Connection]:
     """A connection of the database's owner."""
     with connect(settings, Role.ADMIN) as connection:
         yield connection
+
+
+@pytest.fixture
+def command(
+    postgres: Postgres,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """llamakit-proxy's command line on the test's database."""
+    for name, value in postgres.environment(settings.postgres_db).items():
+        monkeypatch.setenv(name, value)
+    return lambda *arguments: run_command(capsys, arguments)

@@ -3,6 +3,8 @@
 import psycopg
 from psycopg import sql
 
+from .database import DatabaseError
+
 # Every object of ours is named here: the database may be shared, and what is in it beside ours is
 # not ours to touch.
 _TABLES = (
@@ -46,12 +48,21 @@ SELECT coalesce(array_agg(item ORDER BY item), '{}') FROM (
 
 
 def grant_proxy_rights(connection: psycopg.Connection, role: str) -> bool:
-    """Give ``role`` the proxy's rights and take away every other; whether anything changed."""
+    """Give ``role`` the proxy's rights and take away every other; whether anything changed.
+
+    DatabaseError when there is no such role.
+    """
     identifier = sql.Identifier(role)
     with connection.transaction():
         before = _rights(connection)
-        for statement in (*_REVOKES, *_GRANTS):
-            connection.execute(sql.SQL(statement).format(role=identifier))
+        try:
+            for statement in (*_REVOKES, *_GRANTS):
+                connection.execute(sql.SQL(statement).format(role=identifier))
+        except psycopg.errors.UndefinedObject:
+            raise DatabaseError(
+                f"there is no role {role} for the proxy; run provision-db, "
+                "or name the role that Postgres has in POSTGRES_AUTH_USER"
+            ) from None
         changed = _rights(connection) != before
         if not changed:
             raise psycopg.Rollback

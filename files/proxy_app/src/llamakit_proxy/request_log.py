@@ -78,8 +78,7 @@ class RequestLog:
         if not done:
             self._task.cancel()
             await asyncio.wait({self._task})
-        await self._writer.close()
-        self._dropped += self.pending
+        self._dropped += len(self._rows) + await self._writer.close()
         self._rows.clear()
         self._tell_dropped()
 

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 
 import psycopg
@@ -18,6 +18,8 @@ _DAYS_AHEAD = 7
 _PARTITIONS_EVERY_SECONDS = 3600.0
 # Longer than anything of ours; a bound for what a client can have written.
 _TEXT_LENGTH = 300
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _log = logging.getLogger(__name__)
 
@@ -96,15 +98,16 @@ class RequestWriter:
         except (DatabaseError, SettingsError) as error:
             raise DatabaseAwayError(str(error)) from None
         except psycopg.Error as error:
-            await self.close()
+            await self._disconnect()
             raise DatabaseAwayError(explain_failure(error)) from None
         return refused
 
-    async def close(self) -> None:
-        """Give the connection up."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+    async def close(self) -> int:
+        """Give up the connection and the rows not written; how many those were."""
+        lost = self.pending
+        self._batches.clear()
+        await self._disconnect()
+        return lost
 
     def break_off(self) -> None:
         """Make a write that hangs fail at once."""
@@ -118,13 +121,13 @@ class RequestWriter:
                 async with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
                     for row in batch:
                         await copy.write_row(_values(row))
-        except (psycopg.DataError, psycopg.IntegrityError, ValueError, OverflowError) as error:
+        except Exception as error:
+            if not _is_the_rows_fault(error):
+                self._in_doubt |= isinstance(error, psycopg.OperationalError)
+                raise
             if not (self._in_doubt and isinstance(error, psycopg.errors.UniqueViolation)):
                 return self._split_last_batch(error)
             # The same batch as before, and it is there: only the confirmation had got lost.
-        except psycopg.OperationalError:
-            self._in_doubt = True
-            raise
         self._batches.pop()
         self._in_doubt = False
         return 0
@@ -151,6 +154,11 @@ class RequestWriter:
             await self._make_partitions(connection)
         return connection
 
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
     async def _make_partitions(self, connection: psycopg.AsyncConnection) -> None:
         """Partitions for the days to come. Without them rows go to the default partition."""
         try:
@@ -162,10 +170,18 @@ class RequestWriter:
             _log.warning("request log: no partitions made ahead: %s", explain_failure(error))
 
 
+def _is_the_rows_fault(error: Exception) -> bool:
+    """Whether other rows could still be written: the trouble is neither the connection nor ours."""
+    if not isinstance(error, psycopg.Error):
+        return True  # a value that has no form in Postgres, noticed while converting it
+    by_the_driver = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
+    return by_the_driver or isinstance(error, psycopg.DataError | psycopg.IntegrityError)
+
+
 def _values(row: RequestRow) -> tuple[object, ...]:
     """A row as Postgres takes it: no NUL, no lone surrogate, no text without an end."""
     created_at, *others = _columns_of(row)
-    return (datetime.fromtimestamp(created_at, UTC), *map(_clean, others))
+    return (_EPOCH + timedelta(seconds=created_at), *map(_clean, others))
 
 
 def _clean(value: object) -> object:
