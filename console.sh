@@ -60,7 +60,8 @@ load_local_settings() {
 
 # --- what has to be there before Ansible can run -------------------------------------------------
 
-as_stranger() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
+# Through env, because setpriv itself still has root's rights when it looks its program up.
+as_stranger() { setpriv --reuid=65534 --regid=65534 --clear-groups env "$@"; }
 
 # Root's services run as a user of their own. Where that user could not reach the checkout (it lies
 # below /root, say), everything they use goes to /var/lib, and links in the checkout lead there.
