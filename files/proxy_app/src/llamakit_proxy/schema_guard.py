@@ -103,6 +103,9 @@ class _Checker:
         schema = self._visit(self._root, self._where, 0)
         for name in self._definitions:
             self._check_finite(name)
+        while "$ref" in schema:
+            # The converter does not look further than a reference at the top.
+            schema = self._definitions[schema["$ref"].rsplit("/", 1)[1]]
         return {**schema, "$defs": self._definitions} if self._definitions else schema
 
     def _visit(self, schema: Any, where: str, depth: int) -> dict[str, Any]:
@@ -135,10 +138,9 @@ class _Checker:
     def _typed(self, schema: dict[str, Any], where: str, depth: int) -> dict[str, Any]:
         kind = schema.get("type")
         if isinstance(kind, list):
-            return {
-                "anyOf": [self._visit({**schema, "type": one}, where, depth + 1) for one in kind]
-                or self._any()
-            }
+            if not 0 < len(kind) <= len(_PRIMITIVES) or any(isinstance(k, list) for k in kind):
+                raise _refused(f"{where}.type", f"must be some of {', '.join(_PRIMITIVES)}")
+            return {"anyOf": [self._typed({**schema, "type": k}, where, depth) for k in kind]}
         if kind is None:
             if "properties" in schema or "additionalProperties" in schema:
                 kind = "object"

@@ -1,0 +1,46 @@
+"""Events arrive in pieces that know nothing of their borders."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamakit_proxy import sse
+
+PAYLOADS = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1).map(str.encode),
+    max_size=8,
+)
+
+
+@given(
+    payloads=PAYLOADS,
+    newline=st.sampled_from([b"\n", b"\r\n"]),
+    cuts=st.lists(st.integers(0, 400)),
+    comment=st.booleans(),
+)
+def test_any_pieces(payloads: list[bytes], newline: bytes, cuts: list[int], comment: bool) -> None:
+    text = b""
+    for payload in payloads:
+        if comment:
+            text += b": ping - 2026" + newline * 2
+        text += b"data: " + payload + newline * 2
+    borders = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    splitter = sse.Splitter()
+    seen = []
+    for start, end in pairwise(borders):
+        seen += splitter.feed(text[start:end])
+    assert seen == payloads
+
+
+def test_other_fields_and_several_lines() -> None:
+    splitter = sse.Splitter()
+    assert splitter.feed(b"event: x\nid: 3\ndata:one\ndata: two\n\nretry: 5\n\n") == [b"one\ntwo"]
+
+
+def test_an_event_without_an_end() -> None:
+    splitter = sse.Splitter()
+    assert splitter.feed(b"data: ") == []
+    with pytest.raises(sse.EventTooLargeError):
+        splitter.feed(b"x" * sse.MAX_EVENT)

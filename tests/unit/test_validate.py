@@ -1,0 +1,461 @@
+"""Requests: what is accepted, what is made of it, what is refused and how."""
+
+import json
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamakit_proxy import validate
+from llamakit_proxy.errors import ApiError
+from llamakit_proxy.routes import Backend, Route
+from llamakit_proxy.validate.fields import Support
+from llamakit_proxy.validate.prepared import Prepared
+from llamakit_proxy.validate.text import JOINER, neutralise
+
+ROUTE = Route(
+    id="tiny",
+    aliases=("tiny.gguf",),
+    created=0,
+    owned_by="llamakit",
+    kind="chat",
+    n_ctx=2048,
+    max_tokens=512,
+    logprobs=False,
+    backends=(Backend("http://127.0.0.1:1", "127.0.0.1", 1, 1, "llama_cpp_python"),),
+)
+LOGPROBS = Route(**{name: getattr(ROUTE, name) for name in ROUTE.__slots__} | {"logprobs": True})
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+CHOICE = {"type": "function", "function": {"name": "look_up"}}
+
+
+def chat(_route: Route = ROUTE, /, **fields: Any) -> Prepared:
+    body = {"model": "tiny.gguf", "messages": [{"role": "user", "content": "hello"}], **fields}
+    return validate.chat(body, _route)
+
+
+def refused(_route: Route = ROUTE, /, **fields: Any) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        chat(_route, **fields)
+    assert caught.value.status == 400
+    return caught.value
+
+
+def test_defaults_are_spelled_out() -> None:
+    prepared = chat()
+    document = dict(prepared.document)
+    assert 0 <= document.pop("seed") < 2**32 - 1
+    assert document == {
+        "model": "tiny",
+        "stream": True,
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "top_k": 40,
+        "min_p": 0.05,
+        "repeat_penalty": 1.0,
+        "max_tokens": 512,
+        "messages": [{"role": "user", "content": "hello"}],
+    }
+    assert not prepared.stream
+    assert chat().document["seed"] != document.get("seed", chat().document["seed"] + 1)
+
+
+def test_everything_the_mission_names_reaches_the_backend() -> None:
+    sent: dict[str, Any] = {
+        "temperature": 0.1,
+        "top_p": 0.2,
+        "top_k": 3,
+        "min_p": 0.4,
+        "typical_p": 0.5,
+        "stop": ["a", "b"],
+        "max_tokens": 6,
+        "presence_penalty": 0.7,
+        "frequency_penalty": -0.8,
+        "repeat_penalty": 1.2,
+        "seed": 10,
+        "logit_bias": {"11": 12},
+    }
+    document = chat(**sent).document
+    assert {name: document[name] for name in sent} == sent
+
+
+def test_nulls_are_left_out() -> None:
+    nothing: dict[str, Any] = dict.fromkeys(validate.CHAT_FIELDS.keys() - {"model", "messages"})
+    document = chat(**nothing).document
+    assert None not in document.values()
+    assert document["max_tokens"] == 512
+
+
+def test_tokens() -> None:
+    assert chat(max_completion_tokens=7).document["max_tokens"] == 7
+    assert chat(max_completion_tokens=7, max_tokens=7).document["max_tokens"] == 7
+    assert refused(max_completion_tokens=7, max_tokens=8).param == "max_tokens"
+    for wrong in (0, -1, 513, 10**30, 1.5, True, "9"):
+        assert refused(max_tokens=wrong).param == "max_tokens"
+
+
+def test_seed() -> None:
+    assert chat(seed=-1).document["seed"] == 2**32 - 2
+    assert chat(seed=2**32 - 1).document["seed"] == 0
+    assert chat(seed=0).document["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", 2.1),
+        ("temperature", -0.1),
+        ("temperature", "hot"),
+        ("temperature", True),
+        ("temperature", [1]),
+        ("top_p", 1.01),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("top_k", 10**40),
+        ("min_p", -1),
+        ("typical_p", 2),
+        ("presence_penalty", 3),
+        ("frequency_penalty", -3),
+        ("repeat_penalty", 0),
+        ("seed", 1.5),
+        ("seed", 2**70),
+        ("stop", ""),
+        ("stop", [""]),
+        ("stop", ["x"] * 17),
+        ("stop", [1]),
+        ("stop", {}),
+        ("stop", "x" * 300),
+        ("stream", "yes"),
+        ("stream", 1),
+        ("n", 2),
+        ("n", 0),
+        ("logit_bias", {"a": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"1": 101}),
+        ("logit_bias", {"1": "x"}),
+        ("logit_bias", {"\u0661": 1}),
+        ("logit_bias", {str(2**31): 1}),
+        ("logit_bias", {"9" * 50: 1}),
+        ("logit_bias", [1]),
+        ("logprobs", True),
+        ("top_logprobs", 1),
+        ("stream_options", {"include_usage": True}),
+        ("response_format", {"type": "xml"}),
+        ("response_format", {}),
+        ("response_format", {"type": "json_schema"}),
+        ("response_format", "json"),
+        ("grammar", "root ::= ("),
+        ("min_tokens", 3),
+        ("logit_bias_type", "tokens"),
+        ("modalities", ["text", "audio"]),
+        ("audio", {"voice": "x"}),
+        ("user", 3),
+        ("metadata", []),
+        ("tools", {}),
+        ("tools", [TOOL] * 129),
+    ],
+)
+def test_values_that_are_refused(field: str, value: Any) -> None:
+    error = refused(**{field: value})
+    assert (error.param or "").split(".")[0].split("[")[0] == field
+    assert error.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "field", ["tfs_z", "repetition_penalty", "n_discard", "api_base", "x" * 999]
+)
+def test_unknown_fields(field: str) -> None:
+    error = refused(ROUTE, **{field: 1})
+    assert error.code == "unknown_parameter"
+    assert field[:40] in error.message
+    assert len(error.message) < 200
+
+
+def test_ignored_fields() -> None:
+    ignored: dict[str, Any] = {
+        "user": "someone",
+        "store": True,
+        "metadata": {"a": "b"},
+        "service_tier": "auto",
+        "parallel_tool_calls": False,
+        "reasoning_effort": "low",
+        "modalities": ["text"],
+        "n": 1,
+        "min_tokens": 0,
+    }
+    assert chat(**ignored).document.keys() == chat().document.keys()
+
+
+def test_logprobs() -> None:
+    assert chat(LOGPROBS, logprobs=True).document["top_logprobs"] == 0
+    prepared = chat(LOGPROBS, logprobs=True, top_logprobs=20)
+    assert prepared.document["top_logprobs"] == 20
+    assert not prepared.style.plain
+    assert refused(LOGPROBS, logprobs=True, top_logprobs=21).param == "top_logprobs"
+
+
+@pytest.mark.parametrize(
+    ("message", "repaired"),
+    [
+        ({"role": "developer", "content": "x"}, {"role": "system", "content": "x"}),
+        ({"role": "system", "content": "x", "name": "n"}, None),
+        ({"role": "assistant", "content": None}, {"role": "assistant", "content": ""}),
+        ({"role": "assistant"}, {"role": "assistant", "content": ""}),
+        (
+            {"role": "assistant", "content": None, "refusal": "no", "audio": None},
+            {"role": "assistant", "content": "no"},
+        ),
+        (
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+            },
+            {"role": "user", "content": "ab"},
+        ),
+        ({"role": "tool", "tool_call_id": "c1", "content": "r"}, None),
+        ({"role": "function", "name": "f", "content": "r"}, None),
+        (
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                ],
+            },
+        ),
+    ],
+)
+def test_messages_are_repaired(message: dict[str, Any], repaired: dict[str, Any] | None) -> None:
+    assert chat(messages=[message]).document["messages"] == [repaired or message]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        None,
+        "hello",
+        {},
+        {"role": "user"},
+        {"role": "user", "content": None},
+        {"role": "user", "content": 3},
+        {"role": "root", "content": "x"},
+        {"role": ["user"], "content": "x"},
+        {"role": "user", "content": "x", "extra": 1},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc"}}]},
+        {"role": "user", "content": [{"type": "text"}]},
+        {"role": "user", "content": ["x"]},
+        {"role": "user", "content": "x", "name": "<|im_start|>"},
+        {"role": "tool", "content": "x"},
+        {"role": "function", "content": "x"},
+        {"role": "assistant", "content": "x", "tool_calls": [{}]},
+        {"role": "assistant", "content": "x", "tool_calls": "x"},
+        {"role": "assistant", "content": "x", "function_call": {"name": "f"}},
+        {"role": "assistant", "content": "x", "audio": {"id": "x"}},
+    ],
+)
+def test_messages_that_are_refused(message: Any) -> None:
+    assert (refused(messages=[message]).param or "").startswith("messages[0]")
+
+
+def test_messages_have_to_be_there() -> None:
+    assert refused(messages=[]).param == "messages"
+    with pytest.raises(ApiError) as caught:
+        validate.chat({"model": "tiny"}, ROUTE)
+    assert caught.value.param == "messages"
+
+
+def test_tools() -> None:
+    assert chat(tools=[TOOL], tool_choice="none").document.keys() == chat().document.keys()
+    assert chat(tools=[], tool_choice="auto").style.tool is None
+    for choice in (CHOICE, "required"):
+        prepared = chat(tools=[TOOL], tool_choice=choice)
+        assert prepared.document["tool_choice"] == CHOICE
+        assert prepared.style.tool == "look_up"
+    bare = chat(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="required")
+    (tool,) = bare.document["tools"]
+    assert tool["function"]["parameters"]["type"] == "object"
+    legacy = chat(functions=[TOOL["function"]], function_call={"name": "look_up"})
+    assert legacy.document["tool_choice"] == CHOICE
+    assert legacy.style.legacy_function
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [TOOL]},
+        {"tools": [TOOL], "tool_choice": "auto"},
+        {"tools": [TOOL, {**TOOL, "function": {"name": "b"}}], "tool_choice": "required"},
+        {"functions": [TOOL["function"]]},
+    ],
+)
+def test_the_model_can_not_choose_a_tool(fields: dict[str, Any]) -> None:
+    error = refused(**fields)
+    assert error.code == "unsupported_tool_choice"
+    assert '"none"' in error.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_choice": CHOICE},
+        {"tool_choice": "required"},
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
+        {"tools": [TOOL], "tool_choice": "sometimes"},
+        {"tools": [TOOL], "tool_choice": {"type": "function"}},
+        {"tools": [TOOL, TOOL], "tool_choice": CHOICE},
+        {"tools": [TOOL], "functions": [TOOL["function"]], "tool_choice": CHOICE},
+        {"tools": [{"type": "code_interpreter"}], "tool_choice": "none"},
+        {"tools": [{"type": "function", "function": {"name": 'a"b'}}], "tool_choice": "none"},
+        {"functions": [{"name": "f"}], "function_call": "required"},
+    ],
+)
+def test_tools_that_are_refused(fields: dict[str, Any]) -> None:
+    refused(**fields)
+
+
+def test_response_formats() -> None:
+    assert "response_format" not in chat(response_format={"type": "text"}).document
+    document = chat(response_format={"type": "json_object"}).document
+    assert document["response_format"] == {"type": "json_object"}
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "title": "A"}}}
+    named = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
+    assert chat(response_format=named).document["response_format"] == {
+        "type": "json_object",
+        "schema": {"type": "object", "properties": {"a": {"type": "integer"}}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("prompt", "good"),
+    [
+        ("x", True),
+        (["x"], True),
+        *((wrong, False) for wrong in ("", [], ["a", "b"], [1, 2], [[1]], None, 3)),
+    ],
+)
+def test_prompts(prompt: Any, good: bool) -> None:
+    body = {"model": "tiny", "prompt": prompt}
+    if good:
+        document = validate.completion(body, ROUTE).document
+        assert (document["prompt"], document["max_tokens"]) == ("x", 16)
+        return
+    with pytest.raises(ApiError) as caught:
+        validate.completion(body, ROUTE)
+    assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize("field", [{"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"n": 2}])
+def test_completion_fields_that_are_refused(field: dict[str, Any]) -> None:
+    with pytest.raises(ApiError):
+        validate.completion({"model": "tiny", "prompt": "x", **field}, ROUTE)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": []},
+        {"input": ""},
+        {"input": ["a", ""]},
+        {"input": [1, 2]},
+        {"input": [[1]]},
+        {"input": {"a": 1}},
+        {"input": ["x"] * 2049},
+        {"input": "x", "dimensions": 3},
+        {"input": "x", "encoding_format": "int8"},
+        {},
+    ],
+)
+def test_embeddings_that_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ApiError) as caught:
+        validate.embedding({"model": "tiny", **fields})
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<|im_start|>",
+        "<|eot_id|>",
+        "</s>",
+        "<s>",
+        "<unk>",
+        "[INST]",
+        "[/INST]",
+        "<<SYS>>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "<\uff5cUser\uff5c>",
+        "<bos>",
+        "[TOOL_CALLS]",
+    ],
+)
+def test_control_marks_are_broken_and_stay_readable(mark: str) -> None:
+    text = neutralise(f"before {mark}system{mark}{mark}")
+    assert mark not in text
+    assert text.replace(JOINER, "") == f"before {mark}system{mark}{mark}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain",
+        "a < b | c > d",
+        "if (x <| y) [1]",
+        "<div><span>|</span></div>",
+        "[a](b) [INSTALL] <sup>",
+        "List<String> x = a[i]; f |> g <| h",
+        "",
+    ],
+)
+def test_ordinary_text_is_not_touched(text: str) -> None:
+    assert neutralise(text) == text
+
+
+@given(st.text(st.sampled_from("<|>s/[]INST im_"), max_size=40))
+def test_no_mark_survives(text: str) -> None:
+    done = neutralise(text)
+    assert done.replace(JOINER, "") == text
+    assert neutralise(done) == done
+
+
+def test_tables_are_documentation() -> None:
+    for fields in (validate.CHAT_FIELDS, validate.COMPLETION_FIELDS, validate.EMBEDDING_FIELDS):
+        for name, field in fields.items():
+            assert field.name == name
+            assert field.support in get_args(Support)
+            assert field.note.endswith((".", "`"))
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "role", "content", "name", "function"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(validate.CHAT_FIELDS)), JSON_VALUES, max_size=4))
+def test_anything_is_either_prepared_or_a_400(fields: dict[str, Any]) -> None:
+    try:
+        prepared = chat(LOGPROBS, **fields)
+    except ApiError as error:
+        assert error.status == 400  # noqa: PT017
+        error.encode()
+        return
+    json.dumps(prepared.document)
+    assert prepared.document["stream"] is True
+    assert 1 <= prepared.document["max_tokens"] <= 512
