@@ -174,11 +174,11 @@ start() {
 
 # A download shows its progress only outside Ansible, so the models come first.
 deploy() {
-  local choice=()
+  local choice=() model
   [[ ! $1 ]] || choice+=(--mode "$1")
   [[ ! $2 ]] || choice+=(--model "$2")
-  kit prefetch --state-dir "$RUNTIME" "${choice[@]}"
-  play site.yml -e llama_server_fetch=false -e "llama_server_mode=$1" -e "llama_server_selected=$2"
+  model=$(kit prefetch --state-dir "$RUNTIME" "${choice[@]}")
+  play site.yml -e llama_server_fetch=false -e "llama_server_mode=$1" -e "llama_server_selected=$model"
   say
   kit summary --state-dir "$RUNTIME"
 }

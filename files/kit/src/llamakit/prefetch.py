@@ -14,6 +14,18 @@ from llamakit.models_cli import Commands, add_model_arguments
 from llamakit.plan import PlanOptions, build_plan, list_candidates
 from llamakit.stamps import Stamps
 
+SMOKE_STANDS_IN = """
+There is no model here and none can be fetched now. The built-in smoke model
+stands in: it recites a fixed text, so that keys, limits and clients can be tried.
+"""
+ANOTHER_IS_HERE = """
+The model {id} is here, and runs instead. ./console.sh use switches to another.
+"""
+MULTI_NEEDS_ALL = """
+multi runs every model that {models} lists. Take the entry out of it, or fetch the model
+when the hub can be reached, then run ./console.sh start multi again. Nothing was changed.\
+"""
+
 
 def add_commands(subcommands: Commands[argparse.ArgumentParser]) -> None:
     """Adds ``prefetch`` to the kit's command line."""
@@ -35,35 +47,40 @@ def last_choice(state_dir: Path) -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit 0 when all is here, or when the smoke model may stand in; else that of ``fetch``."""
+    """Prints the id to select, or nothing to keep the choice; exit status 0, or that of ``fetch``."""
     last = last_choice(options.state_dir)
+    mode = options.mode or last.get("mode", "single")
     plan = build_plan(
         PlanOptions(
             models=options.models,
             routes=Path("config/proxy_routes.yaml"),
             models_dir=options.models_dir,
             smoke_dir=options.state_dir / "smoke",
-            mode=options.mode or last.get("mode", "single"),
+            mode=mode,
             model=options.model or last.get("model"),
         )
     )
     running = {model["id"] for model in plan["models"] if model["running"]}
     candidates = list_candidates(options.models, options.models_dir)
-    stamps = Stamps(None)
     try:
         for candidate in candidates:
             if candidate.id in running and not candidate.present:
-                fetch_model(candidate, stamps, options.progress)
+                fetch_model(candidate, Stamps(None), options.progress)
     except FetchError as error:
-        nothing_here = not any(candidate.present for candidate in candidates)
-        if error.status == FetchStatus.UNREACHABLE and nothing_here and not options.model:
-            print(error, file=sys.stderr)
-            print(
-                "\nThere is no model here and none can be fetched now. The built-in smoke model\n"
-                "stands in: it recites a fixed text, so that keys, limits and clients can be tried.",
-                file=sys.stderr,
-            )
-            return 0
         print(error, file=sys.stderr)
-        return error.status
+        if error.status != FetchStatus.UNREACHABLE or options.model:
+            return error.status
+        here = [candidate for candidate in candidates if candidate.present]
+        if not here:
+            print(SMOKE_STANDS_IN, file=sys.stderr)
+        elif mode == "multi":
+            print(MULTI_NEEDS_ALL.format(models=options.models), file=sys.stderr)
+            return error.status
+        else:
+            chosen = min(here, key=lambda candidate: candidate.kind != "chat")
+            print(ANOTHER_IS_HERE.format(id=chosen.id), file=sys.stderr)
+            print(chosen.id)
+        return 0
+    if options.model:
+        print(plan["selected"])
     return 0
