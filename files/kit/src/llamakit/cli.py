@@ -6,9 +6,28 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from llamakit import files_cli, models_cli, prefetch, preflight, status_cli, summary, supervise_cli
+from llamakit import (
+    doctor,
+    files_cli,
+    models_cli,
+    prefetch,
+    preflight,
+    status_cli,
+    summary,
+    supervise_cli,
+)
 from llamakit.problems import ConfigError
 
+COMMANDS = (
+    models_cli,
+    files_cli,
+    prefetch,
+    preflight,
+    supervise_cli,
+    status_cli,
+    summary,
+    doctor,
+)
 EXIT_CONFIG = 2
 EXIT_INTERRUPTED = 130
 
@@ -17,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser with every command; each sets ``run``, which returns the exit status."""
     parser = argparse.ArgumentParser(prog="llamakit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (models_cli, files_cli, prefetch, preflight, supervise_cli, status_cli, summary):
+    for module in COMMANDS:
         module.add_commands(commands)
     return parser
 

@@ -51,10 +51,10 @@ def _describe(source: YamlSource, error: Any) -> Iterator[Problem]:
     expected = error.schema.get("description", "") if isinstance(error.schema, dict) else ""
     if error.validator == "additionalProperties":
         known = error.schema["properties"]
-        for key in sorted(set(error.instance) - set(known)):
-            suggestion = did_you_mean(str(key), known)
+        for key in sorted(map(str, set(error.instance) - set(known))):
+            suggestion = did_you_mean(key, known)
             yield Problem(
-                source.where([*path, str(key)]),
+                source.where([*path, key]),
                 f"an unknown key {key!r}",
                 suggestion or f"one of: {', '.join(sorted(known)[:8])} …",
                 "correct or remove this line",

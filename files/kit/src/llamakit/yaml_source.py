@@ -70,7 +70,7 @@ def load_yaml(file: Path) -> YamlSource:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        shown = text.splitlines()[line - 1].strip() if mark and line <= text.count("\n") + 1 else ""
+        shown = "".join(text.splitlines()[line - 1 : line]).strip()
         raise ConfigError(
             [
                 Problem(
@@ -81,9 +81,11 @@ def load_yaml(file: Path) -> YamlSource:
                 )
             ]
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        # Control characters, a value that contains itself, or a date that no calendar has.
+        reason = " ".join(str(error).split())[:70]
         raise ConfigError(
-            [Problem(str(file), str(error)[:70], "valid YAML", "remove the odd characters")]
+            [Problem(str(file), reason, "valid YAML", "remove or quote the odd value")]
         ) from error
     if problems:
         raise ConfigError(problems)

@@ -63,7 +63,10 @@ FIELDS: dict[str, dict[str, Any]] = {
     "lora_path": _TEXT,
     "numa": {"type": ["boolean", "integer"]},
     "chat_format": _TEXT,
-    "chat_template_kwargs": {"type": "object"},
+    "chat_template_kwargs": {
+        "type": "object",
+        "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+    },
     "hf_tokenizer_config_path": _TEXT,
     "draft_model": {"enum": ["prompt-lookup-decoding"]},
     "draft_model_num_pred_tokens": _POSITIVE,

@@ -1,0 +1,149 @@
+"""``doctor`` on this machine, with things made wrong on purpose."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from llamakit import doctor_build, doctor_config, doctor_machine
+from llamakit.cli import main
+from llamakit.doctor import Finding, Where
+from support.hub import running_hub
+from support.models import script_model
+
+
+@pytest.fixture
+def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Where:
+    monkeypatch.delenv("LLAMAKIT_WHEELHOUSE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for name in ("LLAMA_PROXY_PORT", "POSTGRES_AUTH_PORT"):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            monkeypatch.setenv(name, str(probe.getsockname()[1]))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models.yaml").write_text(
+        "models:\n  - {id: a, port: 45123, source: {path: a.gguf}}\n"
+    )
+    return Where(
+        tmp_path / "models.yaml", tmp_path / "routes.yaml", tmp_path / "models", tmp_path / "run"
+    )
+
+
+def levels(findings: list[Finding]) -> dict[str, str]:
+    return {finding.subject: finding.level for finding in findings}
+
+
+def test_all_checks_run_and_each_problem_has_a_remedy(
+    where: Where, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script_model(where.models_dir, "a.gguf")
+    arguments = ["--models", str(where.models), "--models-dir", str(where.models_dir)]
+    arguments += ["--state-dir", str(where.state_dir), "--routes", str(where.routes)]
+    main(["doctor", *arguments])
+    lines = capsys.readouterr().out.splitlines()
+    subjects = {line[6:16].strip() for line in lines if line[:4].strip() in ("ok", "warn", "fail")}
+    assert {"config", "model", "memory", "disk", "ports", "python", "engine"} <= subjects
+    assert {"processor", "gpu", "services", "limits", "hub", "clock"} <= subjects
+    for line, following in itertools.pairwise(lines):
+        if line.startswith(("warn", "fail")):
+            assert following.strip().startswith("do:")
+
+
+def test_a_broken_configuration_fails(where: Where) -> None:
+    where.models.write_text("models:\n  - {id: a}\n")
+    (finding,) = doctor_config.configuration(where)
+    assert finding.level == "fail"
+    assert "line 2" in finding.found
+
+
+def test_a_missing_model_warns_and_a_damaged_one_fails(where: Where) -> None:
+    assert levels(list(doctor_config.configuration(where)))["model"] == "warn"
+    (where.models_dir / "a.gguf").write_bytes(b"x")
+    assert levels(list(doctor_config.configuration(where)))["model"] == "fail"
+
+
+def test_a_busy_port_fails_and_names_the_program(where: Where) -> None:
+    script_model(where.models_dir, "a.gguf")
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", 45123))
+        taken.listen()
+        found = [f for f in doctor_config.configuration(where) if f.subject == "ports"]
+    assert found[0].level == "fail"
+    assert "python" in found[0].found
+
+
+def test_memory_and_disk_that_do_not_suffice_fail(
+    where: Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert doctor_config.memory("a", 1 << 60).level == "fail"
+    assert doctor_config.memory("a", 1).level == "ok"
+    disk = SimpleNamespace(free=10_000_000)
+    monkeypatch.setattr("psutil.disk_usage", lambda _path: disk)
+    assert levels(list(doctor_config.disk(where, [])))["disk"] == "fail"
+
+
+def test_secrets_that_others_can_read_fail(where: Where) -> None:
+    assert list(doctor_config.secrets(where)) == []
+    secret = where.state_dir / "secrets" / "llama_api_key"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("x")
+    secret.chmod(0o644)
+    (finding,) = doctor_config.secrets(where)
+    assert finding.level == "fail"
+    assert f"chmod 600 {secret}" in finding.remedy
+    secret.chmod(0o600)
+    assert levels(list(doctor_config.secrets(where)))["secrets"] == "ok"
+
+
+def test_without_wheel_and_compiler_the_install_command_is_told(
+    where: Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    (finding,) = doctor_build.wheel_or_compiler(where)
+    assert finding.level == "fail"
+    assert "as root:" in finding.remedy
+    wheels = where.state_dir / "wheelhouse"
+    wheels.mkdir(parents=True)
+    (wheels / "llama_cpp_python-0.3.36-py3-none-linux_x86_64.whl").touch()
+    assert levels(list(doctor_build.wheel_or_compiler(where)))["engine"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("release", "command"),
+    [
+        ({"ID": "debian"}, "apt-get"),
+        ({"ID": "ubuntu", "ID_LIKE": "debian"}, "apt-get"),
+        ({"ID": "fedora"}, "dnf"),
+        ({"ID": "rocky", "ID_LIKE": "rhel centos fedora"}, "dnf"),
+        ({"ID": "alpine"}, "apk"),
+        ({"ID": "other"}, "install a C++ compiler"),
+    ],
+)
+def test_the_install_command_fits_the_distribution(
+    monkeypatch: pytest.MonkeyPatch, release: dict[str, str], command: str
+) -> None:
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: release)
+    assert command in doctor_build.compiler_command()
+
+
+def test_a_gpu_without_a_build_for_it_warns(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    libraries = where.state_dir / "llama_server" / "0" / "lib" / "llama_cpp" / "lib"
+    libraries.mkdir(parents=True)
+    (libraries / "libggml-cpu.so").touch()
+    assert levels(list(doctor_build.graphics(where)))["gpu"] == "warn"
+    (libraries / "libggml-cuda.so").touch()
+    assert levels(list(doctor_build.graphics(where)))["gpu"] == "ok"
+
+
+def test_a_hub_that_answers_tells_the_time(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert levels(list(doctor_machine.hub_and_clock(where))) == {"hub": "warn", "clock": "ok"}
+    with running_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        found = list(doctor_machine.hub_and_clock(where))
+    assert levels(found)["hub"] == "ok"
