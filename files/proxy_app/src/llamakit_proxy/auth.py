@@ -74,13 +74,14 @@ class KeyStore:
         if presented is None:
             raise RefusedKeyError(_WRONG if authorization else _MISSING)
         public_id = presented.public_id
-        if public_id not in self._cache and not await self._feed.ask(public_id):
+        answered = self._cache.is_sure(public_id) or await self._feed.ask(public_id)
+        key = self._cache.get(public_id)
+        if key is None and not answered:
             raise unavailable(
                 "auth_unavailable",
                 "Your API key can't be checked at the moment. Try again shortly.",
                 retry_after=_RETRY_AFTER_SECONDS,
             )
-        key = self._cache.get(public_id)
         right = hmac.compare_digest(presented.sha256, _NO_KEY if key is None else key.sha256)
         if key is None or not right:
             raise RefusedKeyError(_WRONG)

@@ -180,7 +180,10 @@ def explain_failure(error: psycopg.Error) -> str:
         return "the database has no llamakit schema yet; run `./console.sh start` (or init-db)"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         reason = error.diag.message_primary or "permission denied"
-        return f"the database role lacks a right: {reason}; run init-db as the owner to restore it"
+        return (
+            f"the database role lacks a right: {reason}; run init-db as the role that owns the "
+            "database (POSTGRES_AUTH_ADMIN_USER), which sets the proxy's rights again"
+        )
     if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
         return "Postgres took too long to answer; try again when it is less busy"
     reason = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__

@@ -16,6 +16,8 @@ class CachedKey:
     sha256: bytes = field(repr=False)
     noted_at: float = 0.0
     """When its use was last passed on, seconds since the epoch."""
+    confirmed_in: int = -1
+    """The cache's generation in which the database last confirmed it."""
 
 
 class KeyCache:
@@ -28,15 +30,19 @@ class KeyCache:
     def __init__(self, *, max_keys: int = 100_000, max_absent: int = 10_000) -> None:
         self._keys: OrderedDict[str, CachedKey] = OrderedDict()
         self._absent: OrderedDict[str, None] = OrderedDict()
+        self._generation = 0
         self._max_keys = max_keys
         self._max_absent = max_absent
 
-    def __contains__(self, public_id: str) -> bool:
-        """Whether it is known that the id is a key, or that it is none."""
-        return public_id in self._keys or public_id in self._absent
+    def is_sure(self, public_id: str) -> bool:
+        """Whether what is remembered of an id, a key or none, needs no confirmation before use."""
+        key = self._keys.get(public_id)
+        if key is None:
+            return public_id in self._absent
+        return key.confirmed_in == self._generation
 
     def get(self, public_id: str) -> CachedKey | None:
-        """The key; None when the id is none, or not known."""
+        """The key, confirmed or not; None when the id is none, or not known."""
         key = self._keys.get(public_id)
         if key is not None:
             self._keys.move_to_end(public_id)
@@ -45,10 +51,6 @@ class KeyCache:
     def key_ids(self) -> list[str]:
         """The public ids of all keys held."""
         return list(self._keys)
-
-    def holds_key(self, public_id: str) -> bool:
-        """Whether the id is one of a key held."""
-        return public_id in self._keys
 
     def put(self, public_id: str, key: CachedKey | None) -> None:
         """What the database says: a key, or None when it has none of this id."""
@@ -62,13 +64,20 @@ class KeyCache:
         before = self._keys.get(public_id)
         if before is not None:
             key.noted_at = before.noted_at
+        key.confirmed_in = self._generation
         self._keys[public_id] = key
         if len(self._keys) > self._max_keys:
             self._keys.popitem(last=False)
 
-    def forget_absent(self, public_id: str | None = None) -> None:
-        """Ids held to be no key may be one now: this one, or any of them."""
-        if public_id is None:
-            self._absent.clear()
-        else:
-            self._absent.pop(public_id, None)
+    def doubt(self, public_id: str) -> bool:
+        """The database has changed this key; whether it is one that is remembered."""
+        self._absent.pop(public_id, None)
+        key = self._keys.get(public_id)
+        if key is not None:
+            key.confirmed_in = -1
+        return key is not None
+
+    def doubt_all(self) -> None:
+        """Any key may have changed."""
+        self._generation += 1
+        self._absent.clear()

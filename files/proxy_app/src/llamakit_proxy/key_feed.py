@@ -12,6 +12,7 @@ notification that gets lost costs that long, and no more.
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -32,12 +33,12 @@ from .settings import Settings, SettingsError
 POLL_SECONDS = 0.4
 _ROUND_SECONDS = 3.0
 _BREAK_SECONDS = 1.0
-_USES_SECONDS = 5.0
+_USES_SECONDS = 0.5
 _RETRY_SECONDS = (0.1, 2.0)
 _BATCH = 500
 _MAX_ASKED = 10_000
-_MAX_CHANGES = 5_000
-_NOTHING = -1  # no version is lower, so that every key is looked up again
+_MAX_CHANGES = 1_000
+_NOTHING = -1  # lower than any version, so that every key is looked up again
 
 _EPOCH = "SELECT version, deleted FROM key_epoch"
 _CHANGES = """
@@ -80,9 +81,10 @@ class KeyFeed:
         self._connection: psycopg.AsyncConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._seen = _NOTHING
-        # Ids that somebody waits for, keys to look up again, and uses to write, in their order.
         self._asked: dict[str, asyncio.Future[bool]] = {}
-        self._recheck: dict[str, None] = {}
+        # Keys to confirm although nobody asks for them now: should Postgres go away, the cache is
+        # all there is, and it must not hold a key that was revoked before.
+        self._doubted: deque[str] = deque()
         self._uses: dict[str, float] = {}
         self._uses_due = 0.0
 
@@ -113,7 +115,7 @@ class KeyFeed:
             await asyncio.wait({self._task})
 
     async def ask(self, public_id: str) -> bool:
-        """Have the cache know about an id; False when the database can't be asked now."""
+        """Have the cache be sure about an id; False when the database can't be asked now."""
         if not self._connected:
             return False
         answer = self._asked.get(public_id)
@@ -181,9 +183,9 @@ class KeyFeed:
                 self._connected = True
                 self._first_try.set()
                 _log.info("keys: following the database")
-            if self._closing:
+            if self._closing and not self._uses:
                 return
-            if not (self._asked or self._recheck):
+            if not (self._asked or self._doubted or self._closing):
                 await self._rest(POLL_SECONDS, connection)
 
     async def _sync(self, connection: psycopg.AsyncConnection) -> None:
@@ -198,13 +200,10 @@ class KeyFeed:
         if deleted <= self._seen <= version:
             changed = await self._changes(connection)
         if changed is None:
-            self._cache.forget_absent()
-            self._recheck = dict.fromkeys(self._cache.key_ids())
+            self._cache.doubt_all()
+            self._doubted = deque(self._cache.key_ids())
         else:
-            for public_id in changed:
-                self._cache.forget_absent(public_id)
-            held = filter(self._cache.holds_key, changed)
-            self._recheck = {**dict.fromkeys(held), **self._recheck}
+            self._doubted.extendleft(filter(self._cache.doubt, changed))
         self._seen = version
 
     async def _changes(self, connection: psycopg.AsyncConnection) -> list[str] | None:
@@ -214,14 +213,14 @@ class KeyFeed:
         return None if len(rows) > _MAX_CHANGES else [public_id for (public_id,) in rows]
 
     async def _look_up(self, connection: psycopg.AsyncConnection) -> None:
-        ids = [*islice(self._asked, _BATCH), *islice(self._recheck, _BATCH)]
+        doubted = [self._doubted.popleft() for _ in range(min(len(self._doubted), _BATCH))]
+        ids = [*islice(self._asked, _BATCH), *doubted]
         if not ids:
             return
         rows = await (await connection.execute(_KEYS, (ids,))).fetchall()
         found = {row[0]: _cached_key(row) for row in rows}
         for public_id in ids:
             self._cache.put(public_id, found.get(public_id))
-            self._recheck.pop(public_id, None)
             answer = self._asked.pop(public_id, None)
             if answer is not None and not answer.done():
                 answer.set_result(True)
@@ -231,10 +230,10 @@ class KeyFeed:
         if not self._uses or (now < self._uses_due and not self._closing):
             return
         self._uses_due = now + _USES_SECONDS
-        uses, self._uses = self._uses, {}
-        times = [datetime.fromtimestamp(at, UTC) for at in uses.values()]
+        uses = [self._uses.popitem() for _ in range(min(len(self._uses), _BATCH))]
+        times = [datetime.fromtimestamp(at, UTC) for _, at in uses]
         try:
-            await connection.execute(_USES, {"ids": list(uses), "times": times})
+            await connection.execute(_USES, {"ids": [key for key, _ in uses], "times": times})
         except psycopg.Error as error:
             # Nice to have, and never a reason to stop following; a lost connection shows by itself.
             _log.warning("keys: the last uses were not written: %s", explain_failure(error))
