@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -18,6 +19,9 @@ import yaml
 
 from llamakit import download
 from llamakit.cli import main
+from llamakit.hub import remote_files
+from llamakit.models_file import Source
+from llamakit.progress import Progress
 from llamakit.stamps import Stamps
 from support.hub import Hub, running_hub
 from support.models import script_model, sharded_model
@@ -414,3 +418,36 @@ def test_a_damaged_stamp_file_only_costs_time(tmp_path: Path) -> None:
     assert stamps.sha256(file) == sha256(b"content")
     stamps.save()
     assert Stamps(stamp).sha256(file) == sha256(b"content")
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    hub: Hub, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.models.write_text("a file, not a folder")
+    assert place.fetch() == 5
+    assert "can't write" in capsys.readouterr().err
+
+
+def test_an_endpoint_without_a_scheme_is_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source("hf", "o/n", "x y.gguf", "a/b", (None,), (None,))
+    (remote,) = remote_files(source, {"HF_ENDPOINT": "mirror.example.org/"})
+    assert remote.url == "https://mirror.example.org/o/n/resolve/a%2Fb/x%20y.gguf"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_stays_on_one_line_of_80_columns() -> None:
+    terminal = Terminal()
+    progress = Progress("a-very-long-name.gguf", "auto", terminal)
+    progress.total = 123_456_789_000
+    for done in (0, 50_000_000_000, 123_456_789_000):
+        progress.update(done)
+        time.sleep(0.25)
+    progress.finish(123_456_789_000)
+    drawn = terminal.getvalue()
+    assert drawn.count("\n") == 1
+    assert all(len(line.removesuffix("\x1b[K")) <= 80 for line in drawn.split("\r"))
+    assert "100%" in drawn.rsplit("\r", 1)[1]

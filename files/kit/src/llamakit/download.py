@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -51,11 +52,14 @@ def download(remote: Remote, target: Path, wanted: Wanted, progress: Progress) -
     Raises:
         FetchError: it can't be had; a part worth resuming is kept.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked_part(target) as part:
-        if part is None:
-            return sha256_of(target)  # another process finished it while we waited
-        return _Download(remote, target, wanted, progress, part).run()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked_part(target) as part:
+            if part is None:
+                return sha256_of(target)  # another process finished it while we waited
+            return _Download(remote, target, wanted, progress, part).run()
+    except OSError as error:
+        raise _disk_error(target, wanted.size, error) from error
 
 
 @contextlib.contextmanager
@@ -67,7 +71,7 @@ def _locked_part(target: Path) -> Iterator[BinaryIO | None]:
             try:
                 fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"another process is fetching {target.name}; waiting for it", flush=True)
+                print(f"another process is fetching {target.name}; waiting for it", file=sys.stderr)
                 fcntl.flock(part, fcntl.LOCK_EX)
             # The holder may have renamed or removed the file that we have just locked.
             if not path.exists() or not os.path.samestat(path.stat(), os.fstat(part.fileno())):
@@ -140,8 +144,6 @@ class _Download:
                 raise unreachable(self.remote, _reason(error)) from error
             except (httpx.TransportError, Retry) as error:
                 connected, reason = True, _reason(error)
-            except OSError as error:
-                raise self._disk_error(error) from error
             failures = 1 if self.done > before else failures + 1
             if failures >= MAX_FAILURES:
                 raise FetchError(
@@ -236,17 +238,6 @@ class _Download:
                 "  do:       free some space, or put models/ on another disk (a link will do)",
             )
 
-    def _disk_error(self, error: OSError) -> FetchError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        return FetchError(
-            FetchStatus.NO_SPACE,
-            f"can't write {self.part_path}: {error.strerror}\n"
-            f"  expected: {size(self.size) if self.size else 'room'} for the whole file\n"
-            "  do:       "
-            + ("free some space" if full else f"make {self.target.parent} writable")
-            + ", then run the same command again; what has arrived is kept",
-        )
-
     def _complete(self) -> str:
         """Checks the whole file and gives it its name."""
         found = self.hash.hexdigest()
@@ -260,11 +251,8 @@ class _Download:
                 "  do:       run the same command again; if it stays so, check source: "
                 "and sha256: in config/models.yaml",
             )
-        try:
-            self.part.flush()
-            os.fsync(self.part.fileno())
-        except OSError as error:
-            raise self._disk_error(error) from error
+        self.part.flush()
+        os.fsync(self.part.fileno())
         self.part_path.replace(self.target)
         self.notes.unlink(missing_ok=True)
         folder = os.open(self.target.parent, os.O_RDONLY)
@@ -281,6 +269,17 @@ class _Download:
     def _drop_empty_part(self) -> None:
         if not self.done:
             self._remove()
+
+
+def _disk_error(target: Path, length: int | None, error: OSError) -> FetchError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "free some space" if full else f"make {target.parent} writable for you"
+    return FetchError(
+        FetchStatus.NO_SPACE,
+        f"can't write {part_of(target)}\n  found:    {error.strerror}\n"
+        f"  expected: {size(length) if length else 'room'} for the whole file\n"
+        f"  do:       {remedy}, then run the same command again; what has arrived is kept",
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -52,6 +52,8 @@ def remote_files(source: Source, environment: Mapping[str, str] = os.environ) ->
             urls = [source.place]
         return [Remote(url, url.partition("?")[0], None, hub=False) for url in urls]
     endpoint = (environment.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    if "://" not in endpoint:
+        endpoint = f"https://{endpoint}"
     token = (environment.get("HF_TOKEN") or "").strip() or None
     revision = quote(source.revision, safe="")
     folder = PurePosixPath(source.file).parent

@@ -71,6 +71,8 @@ def read_config(path: Path) -> dict[str, Any]:
         stop(EXIT_CONFIG, f"{path} must set interrupt_requests to false")
     model = config["models"][0]
     threads = usable_processors()
+    # The threads of a generation spin while they wait for each other: with one thread more than
+    # there are free cores it was measured 5 to 10 times slower, with one less 2 times at most.
     model.setdefault("n_threads", max(threads // 2, 1))
     model.setdefault("n_threads_batch", threads)
     return dict(config)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llamakit.models_table import print_models
 from llamakit.plan import Candidate, PlanOptions, build_plan, list_candidates, resolve
-from llamakit.smoke import SMOKE_ID, write_smoke_model
+from llamakit.stand_in import SMOKE_ID
 
 Commands = argparse._SubParsersAction
 
@@ -109,5 +109,7 @@ def ask(candidates: Sequence[Candidate]) -> str:
 
 
 def run_smoke(options: argparse.Namespace) -> int:
+    from llamakit.smoke import write_smoke_model
+
     write_smoke_model(options.out)
     return 0

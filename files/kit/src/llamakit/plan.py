@@ -14,7 +14,7 @@ from llamakit.models_file import Kind, ModelEntry, Source, load_models, unknown_
 from llamakit.ports import assign_ports
 from llamakit.problems import ConfigError, Problem
 from llamakit.routes_file import load_overrides, merge_routes
-from llamakit.smoke import CONTEXT_LENGTH, SMOKE_FILE, SMOKE_ID, write_smoke_model
+from llamakit.stand_in import CONTEXT_LENGTH, SMOKE_FILE, SMOKE_ID, ensure_smoke_model
 
 Mode = Literal["single", "multi"]
 DEFAULT_MAX_TOKENS = 2048
@@ -206,8 +206,7 @@ def resolve(candidates: Sequence[Candidate], name: str, file: Path) -> Candidate
 
 def _stand_in(default: Candidate | None, options: PlanOptions) -> Candidate:
     path = options.smoke_dir / SMOKE_FILE
-    if not path.exists():
-        write_smoke_model(path)
+    ensure_smoke_model(path)
     names = (default.id, *default.aliases) if default is not None else ()
     return Candidate(
         id=SMOKE_ID,

@@ -46,10 +46,12 @@ class Progress:
 
     def finish(self, done: int) -> None:
         """Draws the last state and leaves the line."""
-        if not self._silent:
-            self._draw(done, 100 * done // self.total if self.total else 0)
-            if self._bar:
-                print(file=self._file, flush=True)
+        percent = 100 * done // self.total if self.total else 0
+        if self._silent or (not self._bar and percent == self._drawn_percent):
+            return
+        self._draw(done, percent)
+        if self._bar:
+            print(file=self._file, flush=True)
 
     def _draw(self, done: int, percent: int) -> None:
         rate = self._rate()

@@ -23,10 +23,7 @@ from llamakit.recital import (
     next_token_logits,
     write_recital,
 )
-
-SMOKE_ID = "llamakit-smoke"
-SMOKE_FILE = "llamakit-smoke.gguf"
-CONTEXT_LENGTH = 8192  # tokens; a prompt has one token a byte
+from llamakit.stand_in import CONTEXT_LENGTH
 
 TEXT = (
     "This is llamakit's built-in smoke model, not a real language model. "
