@@ -16,7 +16,7 @@ status       # [--json]                         # what runs: state, pid, port, m
 models       # [--json]                         # the models there are, numbered
 use          # [ID]                             # switch to another model; asks when no ID is given
 add          # [ID]                             # fetch a model now, or all that are missing
-start-proxy  #                                  # start the proxy alone
+start-proxy  #                                  # start the proxy again
 stop-proxy   #                                  # stop the proxy, leave the models running
 logs         # [SERVICE] [-f]                   # the end of the logs; -f follows
 user         # COMMAND ...                      # people and their keys; "user --help" lists the commands
