@@ -178,6 +178,27 @@ def test_errors_in_a_stream_are_events_without_text_of_the_request(script: Serve
     assert "secret" not in script.log.read_text()
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"messages": [{"role": "secret-role", "content": "secret"}]},
+        {"messages": [{"role": "user", "content": "secret"}], "top_p": "secret"},
+        {"messages": [{"role": "user", "content": "secret"}], "grammar": "secret ("},
+        {"messages": [{"role": "user", "content": "secret FAIL"}]},
+    ],
+)
+def test_what_users_send_is_neither_logged_nor_sent_back(
+    script: Server, request_: dict[str, Any]
+) -> None:
+    response = script.client.post("/v1/chat/completions", json=request_)
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] in ("generation_failed", "invalid_grammar")
+    script.client.post("/v1/chat/completions", content=b'{"secret')
+    for text in (response.text, script.log.read_text()):
+        assert "secret" not in text
+        assert "Traceback" not in text
+
+
 STRING_OF_3 = {"type": "string", "pattern": r"^\d{3}$"}
 
 

@@ -7,6 +7,7 @@ load; else the server's own.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import socket
@@ -133,9 +134,12 @@ def serve(config: dict[str, Any], listener: socket.socket) -> None:
             "for this model in config/models.yaml to see llama.cpp's own messages",
         )
     print(f"llamakit.launch: loaded {model['model']}", file=sys.stderr, flush=True)
+    log_config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    log_config["formatters"]["default"]["fmt"] = "%(asctime)s %(levelname)s %(message)s"
     uvicorn.Server(
         uvicorn.Config(
-            application,
+            llama_patches.without_tracebacks(application),
+            log_config=log_config,
             access_log=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,

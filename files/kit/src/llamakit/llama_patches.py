@@ -42,6 +42,7 @@ def apply() -> None:
     count_tokens()
     finish_streams()
     refuse_long_embeddings()
+    hide_inputs()
     patch_server()
 
 
@@ -56,14 +57,17 @@ def guard_grammars() -> None:
     llama.cpp's own server checks for it (ggml-org/llama.cpp#3878); the Python binding does not.
     """
     internals, llama_cpp = module("llama_cpp._internals"), module("llama_cpp.llama_cpp")
+    suppress_output = module("llama_cpp._utils").suppress_stdout_stderr
 
     def add_grammar(self: Any, model: Any, grammar: Any) -> None:
         text: str = grammar._grammar
         if len(text) > MAX_GRAMMAR_CHARACTERS or text.count("(") > MAX_GRAMMAR_GROUPS:
             raise InvalidGrammarError("the grammar is too large")
-        sampler = llama_cpp.llama_sampler_init_grammar(
-            model.vocab, text.encode(), grammar._root.encode()
-        )
+        # The parser prints a grammar that it refuses, and with it what the user sent.
+        with suppress_output(disable=False):
+            sampler = llama_cpp.llama_sampler_init_grammar(
+                model.vocab, text.encode(), grammar._root.encode()
+            )
         if not sampler:
             raise InvalidGrammarError("the grammar does not parse")
         llama_cpp.llama_sampler_chain_add(self.sampler, sampler)
@@ -222,6 +226,39 @@ def refuse_long_embeddings() -> None:
     """Input beyond the batch is cut silently, so that the vector stands for part of the text."""
     model_class = module("llama_cpp").Llama
     model_class.embed = functools.partialmethod(model_class.embed, truncate=False)
+
+
+def hide_inputs() -> None:
+    """An unexpected error is logged and answered with its text, which quotes what the user sent."""
+    handler = module("llama_cpp.server.errors").RouteErrorHandler
+    explain = handler.error_message_wrapper
+
+    def error_message_wrapper(self: Any, error: Exception, body: Any = None) -> Any:
+        # Of what llama-cpp-python says itself, only these texts have numbers and nothing else.
+        if re.match(r"Requested tokens \(\d+\) exceed ", str(error)):
+            return explain(self, error=error, body=body)
+        print(f"a request failed: {type(error).__name__}", file=sys.stderr, flush=True)
+        code = error_event(error)["code"]
+        return 500, {"message": code, "type": "internal_server_error", "param": None, "code": code}
+
+    handler.error_message_wrapper = error_message_wrapper
+
+
+def without_tracebacks(application: Any) -> Any:
+    """Wraps the ASGI application: a traceback of uvicorn's would end in the error's text.
+
+    The 500 has been sent by the application's own middleware when the error comes through here.
+    """
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await application(scope, receive, send)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            print(f"a request failed: {type(error).__name__}", file=sys.stderr, flush=True)
+
+    return wrapped
 
 
 def patch_server() -> None:
