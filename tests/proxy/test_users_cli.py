@@ -71,49 +71,47 @@ def test_a_duplicate_is_an_error(command: Command, again: str) -> None:
     assert "rotate" in result.err
 
 
-@pytest.mark.parametrize(
-    "name", ["", " ", "a b", "-x", ".x", "x" * 65, "ünï", "a\nb", "a'; DROP TABLE users; --", "a/b"]
-)
-def test_a_bad_username_is_an_error(command: Command, name: str) -> None:
-    result = command("user", "create", f"--username={name}")
-    assert result.code == 1
-    assert "can't be a username" in result.err
-    assert result.err.count("\n") == 1
+def test_a_bad_username_is_an_error(command: Command) -> None:
+    names = ["", " ", "a b", "-x", ".x", "x" * 65, "ünï", "a\nb", "a'; DROP TABLE users; --", "a/b"]
+    for name in names:
+        result = command("user", "create", f"--username={name}")
+        assert result.code == 1, name
+        assert "can't be a username" in result.err
+        assert result.err.count("\n") == 1
     assert command("user", "list").out.startswith("no users yet")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["create"],
-        ["create", "alice", "--username", "alice"],
-        ["create", "alice", "--expires", "soon"],
-        ["create", "alice", "--expires", "0d"],
-        ["create", "alice", "--rate-limit", "-1"],
-        ["create", "alice", "--rate-limit", "9" * 30],
-        ["create", "alice", "--rate-window", "0"],
-        ["create", "alice", "--models", ","],
-        ["show"],
-        ["list", "alice"],
-        ["revoke"],
-        ["revoke", "alice"],
-        ["revoke", "--all"],
-        ["revoke", "alice", "--key", "ABCDEFGHJKLM"],
-        ["revoke", "--key", "ABCDEFGHJKLM", "--all"],
-        ["rotate", "alice", "--overlap", "1 day"],
-        ["set-limit", "alice"],
-        ["set-limit", "alice", "--rate-limit", "1.5"],
-        ["allow-models", "alice"],
-        ["explode", "alice"],
-    ],
-    ids=" ".join,
-)
-def test_bad_arguments_exit_2(command: Command, arguments: list[str]) -> None:
-    result = command("user", *arguments)
-    assert result.code == 2
-    assert result.out == ""
-    assert "usage:" in result.err
+BAD_ARGUMENTS = [
+    [],
+    ["create"],
+    ["create", "alice", "--username", "alice"],
+    ["create", "alice", "--expires", "soon"],
+    ["create", "alice", "--expires", "0d"],
+    ["create", "alice", "--rate-limit", "-1"],
+    ["create", "alice", "--rate-limit", "9" * 30],
+    ["create", "alice", "--rate-window", "0"],
+    ["create", "alice", "--models", ","],
+    ["show"],
+    ["list", "alice"],
+    ["revoke"],
+    ["revoke", "alice"],
+    ["revoke", "--all"],
+    ["revoke", "alice", "--key", "ABCDEFGHJKLM"],
+    ["revoke", "--key", "ABCDEFGHJKLM", "--all"],
+    ["rotate", "alice", "--overlap", "1 day"],
+    ["set-limit", "alice"],
+    ["set-limit", "alice", "--rate-limit", "1.5"],
+    ["allow-models", "alice"],
+    ["explode", "alice"],
+]
+
+
+def test_bad_arguments_exit_2(command: Command) -> None:
+    for arguments in BAD_ARGUMENTS:
+        result = command("user", *arguments)
+        assert result.code == 2, arguments
+        assert result.out == ""
+        assert "usage:" in result.err
 
 
 @pytest.mark.parametrize(
