@@ -38,6 +38,8 @@ misuse() {
   exit 2
 }
 
+takes_none() { (($# == 0)) || misuse "this verb takes no arguments, and was given: $*"; }
+
 help() {
   say 'Usage: ./console.sh VERB [arguments]   (-v before the verb shows every step)'
   say
@@ -184,7 +186,7 @@ deploy() {
 }
 
 install_only() {
-  (($# == 0)) || misuse "install takes no arguments"
+  takes_none "$@"
   bootstrap
   lock
   play playbooks/install.yml
@@ -283,6 +285,13 @@ remove() {
   done
 }
 
+run_tests() {
+  (($# <= 1)) || misuse 'test takes one of unit, proxy, cli and all'
+  [[ ${1:-all} =~ ^(unit|proxy|cli|all)$ ]] || misuse "test: expected unit, proxy, cli or all; found $1"
+  bootstrap
+  exec tests/run.sh "$@"
+}
+
 main() {
   while [[ ${1-} == -v* ]]; do VERBOSE+=("$1"); shift; done
   local verb=${1:-help}
@@ -291,15 +300,15 @@ main() {
   case $verb in
     install) install_only "$@" ;;
     start | use | add | restart | logs | uninstall) "$verb" "$@" ;;
-    stop) (($# == 0)) || misuse 'stop takes no arguments; stop-proxy stops the proxy alone'; service stop ;;
-    start-proxy) service start proxy ;;
-    stop-proxy) service stop proxy ;;
+    stop) takes_none "$@"; service stop ;;
+    start-proxy) takes_none "$@"; service start proxy ;;
+    stop-proxy) takes_none "$@"; service stop proxy ;;
     status) installed; kit status --state-dir "$RUNTIME" "$@" ;;
     models) bootstrap; kit models "$@" ;;
     doctor) bootstrap; kit doctor --state-dir "$RUNTIME" "$@" ;;
     user | usage | verify) proxy_command "$verb" "$@" ;;
-    test) exec tests/run.sh "$@" ;;
-    help | -h | --help) help ;;
+    test) run_tests "$@" ;;
+    help | -h | --help) takes_none "$@"; help ;;
     *) misuse "there is no verb $verb" ;;
   esac
 }
