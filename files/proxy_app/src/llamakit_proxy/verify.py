@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from .settings import Settings, load
 
 TIMEOUT_SECONDS = 120
 KEY_LIFETIME = timedelta(minutes=10)
-USER_PREFIX = "llamakit-verify-"
+USERNAME = "llamakit-verify"
 
 
 class VerifyError(Exception):
@@ -108,13 +107,11 @@ def _expect(answer: httpx.Response, status: int, what: str) -> Any:
 @contextmanager
 def _temporary_key(settings: Settings) -> Iterator[str]:
     """The key of a user who exists only meanwhile; an interrupted proof leaves one that expires."""
-    username = USER_PREFIX + secrets.token_hex(4)
     with connect(settings, Role.ADMIN) as connection:
-        for left in users.list_users(connection):
-            if left.username.startswith(USER_PREFIX):
-                users.delete(connection, left.username)
-        key = users.create(connection, username, lifetime=KEY_LIFETIME, rate_limit=0)
+        if any(user.username == USERNAME for user in users.list_users(connection)):
+            users.delete(connection, USERNAME)
+        key = users.create(connection, USERNAME, lifetime=KEY_LIFETIME, rate_limit=0)
         try:
             yield key.text
         finally:
-            users.delete(connection, username)
+            users.delete(connection, USERNAME)
