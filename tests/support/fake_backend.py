@@ -95,6 +95,7 @@ class FakeBackend:
         self.answer = answer
         self.port = port
         self.calls: list[Call] = []
+        self.called = asyncio.Event()
         self.connections = 0
         """Connections over which something was asked: readiness only connects."""
 
@@ -117,6 +118,7 @@ class FakeBackend:
                     asked = True
                     call = Call(headers, json.loads(body), reader, writer)
                     self.calls.append(call)
+                    self.called.set()
                     await self.answer(call)
         finally:
             writer.close()

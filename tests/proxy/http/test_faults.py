@@ -121,7 +121,16 @@ async def finish_without_done(call: Call) -> None:
     await call.send(HEAD, delta("one"), delta("two"), delta("", "stop"), END)
 
 
-@pytest.mark.parametrize("answer", [truncated, cut, done_without_finish, finish_without_done])
+async def error_after_some(call: Call) -> None:
+    failure = chunked(b'data: {"error":{"code":"generation_failed"}}\n\n')
+    await call.send(HEAD, delta("one"))
+    await asyncio.sleep(0.1)
+    await call.send(delta("two") + failure + DONE, END)
+
+
+@pytest.mark.parametrize(
+    "answer", [truncated, cut, done_without_finish, finish_without_done, error_after_some]
+)
 async def test_a_stream_that_breaks_off_never_ends_cleanly(
     impatient: Proxy, impatient_key: str, answer: Answer
 ) -> None:
@@ -216,6 +225,30 @@ async def test_a_connection_the_backend_closed_is_not_an_error(
         await asyncio.to_thread(impatient.route, "fake", fake.url)
         for _ in range(20):
             assert (await client.post(CHAT, json=ask(False))).status_code == 200
+
+
+async def test_a_reader_that_takes_nothing_holds_no_place(
+    impatient: Proxy, impatient_key: str
+) -> None:
+    """Many requests at once on one connection, not one answer read: the first answers fill the
+    socket, and the rest may not wait on a backend's place for a reader that never comes."""
+
+    async def large(call: Call) -> None:
+        await call.send(HEAD, delta("x" * 900_000), delta("", "stop"), usage(1, 1), DONE, END)
+
+    async with fake_backend(large) as fake:
+        await asyncio.to_thread(impatient.route, "fake", fake.url)
+        _, writer = await asyncio.open_connection("127.0.0.1", impatient.port, limit=1024)
+        body = json.dumps(ask(stream=False)).encode()
+        request = (
+            f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {impatient_key}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        ).encode() + body
+        writer.write(request * 20)
+        await asyncio.sleep(4)
+        assert await asyncio.to_thread(impatient.metric, "llamakit_running", model="fake") == 0
+        assert await asyncio.to_thread(impatient.metric, "llamakit_in_flight") == 0
+        writer.close()
 
 
 async def test_a_reader_that_stalls_is_cut(impatient: Proxy, impatient_key: str) -> None:

@@ -14,7 +14,7 @@ from support.proxy import Proxy
 FOX = "The quick brown fox jumps over one lazy dog."
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
+    "properties": {"name": {"enum": ["Ada", "Bob"]}, "age": {"type": "integer"}},
     "required": ["name", "age"],
     "additionalProperties": False,
 }

@@ -92,7 +92,9 @@ class Application:
             target = _ONE_MODEL
         page = path in self._page_paths
         template = target.template if target else path if page else UNKNOWN
-        exchange = Exchange(scope, receive, send, template)
+        exchange = Exchange(
+            scope, receive, send, template, self.service.settings.write_timeout_seconds
+        )
         self.service.metrics.in_flight += 1
         try:
             await self._stages(exchange, target)

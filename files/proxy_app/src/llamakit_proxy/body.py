@@ -1,18 +1,22 @@
 """The request's body: read under a cap and against the clock, parsed strictly."""
 
 import asyncio
+import contextlib
 import json
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, NoReturn
 
+from . import wire
 from .errors import ApiError, invalid
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 READ_TIMEOUT_SECONDS = 30.0
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 16 << 20
 MAX_DEPTH = 64
 MAX_VALUES = 200_000
 
@@ -22,6 +26,42 @@ _STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{\]},]', re.DOTALL)
 
 class ClientGoneError(Exception):
     """The client left before its request was complete."""
+
+
+async def read(
+    headers: Iterable[tuple[bytes, bytes]],
+    receive: Receive,
+    limit: int,
+    seconds: float = READ_TIMEOUT_SECONDS,
+) -> bytes:
+    """The whole body. ApiError 413 over ``limit`` bytes, 408 after ``seconds``, 415 for what the
+    headers alone show not to be JSON."""
+    headers = list(headers)
+    try:
+        check_headers(headers, limit)
+        async with asyncio.timeout(seconds):
+            return await _read(receive, limit)
+    except TimeoutError:
+        raise _closing(
+            408, "request_timeout", f"The body was not complete after {seconds:g} seconds."
+        ) from None
+    except ApiError:
+        if all(name != b"expect" for name, _ in headers):
+            await _linger(receive)
+        raise
+
+
+async def _linger(receive: Receive) -> None:
+    """Take in and drop what the client is sending for a moment. Closing a connection with unread
+    bytes resets it, and the client would not see the answer that says what is wrong."""
+    dropped = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while dropped < LINGER_BYTES:
+                message = await receive()
+                dropped += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def check_headers(headers: Iterable[tuple[bytes, bytes]], limit: int) -> None:
@@ -50,17 +90,6 @@ def check_headers(headers: Iterable[tuple[bytes, bytes]], limit: int) -> None:
             "unsupported_content_type",
             "Expected the header Content-Type: application/json (in UTF-8).",
         )
-
-
-async def read(receive: Receive, limit: int, seconds: float = READ_TIMEOUT_SECONDS) -> bytes:
-    """The whole body. ApiError 413 over ``limit`` bytes, 408 after ``seconds``."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await _read(receive, limit)
-    except TimeoutError:
-        raise _closing(
-            408, "request_timeout", f"The body was not complete after {seconds:g} seconds."
-        ) from None
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
@@ -95,7 +124,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     """
     _check_shape(raw)
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
+        value = _DECODER.decode(raw.decode())
     except UnicodeDecodeError:
         raise invalid("The body is not UTF-8 text.", code="invalid_json") from None
     except json.JSONDecodeError as error:
@@ -115,7 +144,7 @@ def parse(raw: bytes) -> dict[str, Any]:
 def dump(document: dict[str, Any]) -> bytes:
     """The document as UTF-8 JSON for a backend; ApiError 400 when its text is not Unicode."""
     try:
-        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        return wire.encode(document)
     except UnicodeEncodeError:
         raise invalid(
             "The body has half of a surrogate pair (\\ud800 … \\udfff) alone in a text.",
@@ -169,3 +198,6 @@ def _too_large(limit: int) -> ApiError:
 def _closing(status: int, code: str, message: str) -> ApiError:
     """An error after which the connection can't be used: its body was not read to the end."""
     return ApiError(status, code, message, headers={"Connection": "close"})
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)

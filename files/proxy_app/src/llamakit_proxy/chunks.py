@@ -1,10 +1,10 @@
 """What a backend's stream says: its chunks, one by one, and how the answer as a whole ended."""
 
-import json
 import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from . import wire
 from .errors import ApiError, invalid
 
 _UNFINISHED = b'"finish_reason": null'
@@ -74,7 +74,7 @@ class Chunks:
         chunk = self.parse(payload)
         if chunk is None:
             return None
-        return dump(chunk)
+        return wire.encode_leniently(chunk)
 
     def parse(self, payload: bytes) -> dict[str, Any] | None:
         """Like ``read``, as a document."""
@@ -82,7 +82,7 @@ class Chunks:
             self.done = True
             return None
         try:
-            chunk = json.loads(payload)
+            chunk = wire.decode(payload)
             if "error" in chunk:
                 raise failure(chunk["error"], self.style)
             choices = chunk["choices"]
@@ -173,13 +173,6 @@ class Chunks:
         else:
             choice["delta"] = {"tool_calls": [{"index": 0, "function": function}]}
         return True
-
-
-def dump(document: dict[str, Any]) -> bytes:
-    """A document as one line of UTF-8 JSON."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8", errors="replace"
-    )
 
 
 def failure(error: object, style: Style | None = None) -> ApiError:

@@ -4,13 +4,12 @@ import time
 from array import array
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from json import JSONDecodeError, loads
 from re import compile as regex
 from typing import Any
 
 from . import body as request_body
-from . import validate
-from .chunks import dump, too_long
+from . import validate, wire
+from .chunks import too_long
 from .errors import ApiError, backend_away, invalid
 from .exchange import Cause, Exchange
 from .relay import Relay, backend_broke, refused
@@ -94,7 +93,7 @@ async def embedding(service: Service, exchange: Exchange) -> None:
         "model": route.id,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-    await exchange.respond(200, dump(answer))
+    await exchange.respond(200, wire.encode(answer))
 
 
 async def _generate(service: Service, exchange: Exchange, route: Route, prepared: Prepared) -> None:
@@ -111,15 +110,15 @@ async def _generate(service: Service, exchange: Exchange, route: Route, prepared
             finally:
                 exchange.queue_seconds = time.perf_counter() - waited_since
             await relay.run(service.backends.upstream(place.backend), body)
+        await relay.deliver()
     finally:
         relay.close()
 
 
 async def _read(service: Service, exchange: Exchange) -> dict[str, Any]:
     limit = service.settings.max_body_bytes
-    request_body.check_headers(exchange.scope["headers"], limit)
     reading_since = time.perf_counter()
-    raw = await request_body.read(exchange.receive, limit)
+    raw = await request_body.read(exchange.scope["headers"], exchange.receive, limit)
     exchange.reading_seconds = time.perf_counter() - reading_since
     exchange.request_bytes = len(raw)
     return request_body.parse(raw)
@@ -194,13 +193,13 @@ async def _ask_embeddings(
             if overrun is not None:
                 raise too_long(int(overrun[1]), int(overrun[2]))
             raise await refused(connection)
-        answer = loads(raw)
+        answer = wire.decode(raw)
         if not isinstance(answer.get("data"), list):
             raise backend_broke()
         return dict(answer)
     except UnreachableError:
         raise backend_away() from None
-    except (BrokenError, JSONDecodeError):
+    except (BrokenError, ValueError):
         raise backend_broke() from None
     finally:
         stalled.stop()

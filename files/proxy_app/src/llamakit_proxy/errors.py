@@ -1,8 +1,9 @@
 """The one error a stage raises, and the OpenAI error object it becomes."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from . import wire
 
 _TYPES = {
     401: "authentication_error",
@@ -52,7 +53,7 @@ class ApiError(Exception):
 
     def encode(self) -> bytes:
         """The JSON document as bytes, without a line break inside: it also fits one SSE line."""
-        return json.dumps(self.body(), ensure_ascii=False, separators=(",", ":")).encode()
+        return wire.encode_leniently(self.body())
 
 
 def unauthorized(message: str, code: str = "invalid_api_key") -> ApiError:

@@ -1,17 +1,17 @@
 """One request and its answer: what is known of it, how it is answered, how it is accounted for."""
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from enum import Enum
 from typing import Any
 
-from . import sse
+from . import sse, wire
 from .body import Receive
 from .errors import ApiError
 from .identity import Identity
+from .watchdog import Watchdog
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Scope = MutableMapping[str, Any]
@@ -42,7 +42,9 @@ class Cause(Enum):
 class Exchange:
     """Everything about one request on its way through the stages."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, path: str, write_seconds: float
+    ) -> None:
         self.scope = scope
         self.receive = receive
         self.method: str = scope["method"]
@@ -67,10 +69,15 @@ class Exchange:
         self.reading_seconds = 0.0
         self.headers: list[Header] = [(b"x-request-id", self.request_id.encode())]
         """Sent with whatever the answer is."""
+        self.loop = asyncio.get_running_loop()
         self._send = send
         self._task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
-        self._finished = False
+        self._streaming = False
+        self._closed = False
+        self._writing = Watchdog(
+            self.loop, write_seconds, lambda: self.interrupt(Cause.CLIENT_SLOW)
+        )
 
     # -- the client ----------------------------------------------------------------------------
 
@@ -79,11 +86,6 @@ class Exchange:
         """The peer's address. Forwarding headers are not believed: anyone can send them."""
         peer = self.scope.get("client")
         return peer[0] if peer else None
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop this request runs on."""
-        return asyncio.get_running_loop()
 
     @property
     def started(self) -> bool:
@@ -98,7 +100,7 @@ class Exchange:
 
     def watch_client(self) -> None:
         """From now on (the body has been read) a client that leaves interrupts the request."""
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._watcher = self.loop.create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":
@@ -107,7 +109,7 @@ class Exchange:
 
     def interrupt(self, cause: Cause) -> None:
         """Cut the request short, wherever it is: its task is cancelled and finds ``cause``."""
-        if self._finished or self.cause is not None or self._task is None:
+        if self._closed or self.cause is not None or self._task is None:
             return
         self.cause = cause
         self._task.cancel()
@@ -130,49 +132,36 @@ class Exchange:
     ) -> None:
         """The whole answer at once."""
         self.status = status
-        self._finish_watching()
-        self.response_bytes += len(body)
+        self._stop_watching()
         length = (b"content-length", b"%d" % len(body))
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [content_type, length, *self.headers, *headers],
-            }
-        )
-        await self._send({"type": "http.response.body", "body": body})
+        await self._send_head([content_type, length, *self.headers, *headers])
+        await self._send_body(body, more=False)
 
     async def respond_json(self, status: int, document: object) -> None:
         """The whole answer as JSON."""
-        await self.respond(status, json.dumps(document, ensure_ascii=False).encode())
+        await self.respond(status, wire.encode(document))
 
     async def start_stream(self) -> None:
         """Status 200 and the headers of an event stream."""
         self.status = 200
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [*_EVENTS, *self.headers],
-            }
-        )
+        self._streaming = True
+        await self._send_head([*_EVENTS, *self.headers])
 
     async def write(self, data: bytes) -> None:
         """More of a started stream."""
-        self.response_bytes += len(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._send_body(data, more=True)
 
     async def end_stream(self, data: bytes) -> None:
         """The last of a started stream."""
-        self._finish_watching()
-        self.response_bytes += len(data)
-        await self._send({"type": "http.response.body", "body": data})
+        self._stop_watching()
+        await self._send_body(data, more=False)
 
     async def fail(self, error: ApiError) -> None:
         """Answer with an error: as the whole answer, or as the last event of a stream."""
         self.error_code = error.code
-        if self.started:
+        if self._streaming:
             await self.end_stream(sse.event(error.encode()))
+        if self.started:
             return
         headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in error.headers.items()]
         await self.respond(error.status, error.encode(), headers)
@@ -190,11 +179,25 @@ class Exchange:
         self.error_code = cause.value
         self.status = self.status or CLIENT_CLOSED
 
-    def _finish_watching(self) -> None:
-        self._finished = True
+    def close(self) -> None:
+        """The request is over: nothing more is sent, and nothing interrupts it any more."""
+        self._closed = True
+        self._stop_watching()
+        self._writing.stop()
+
+    def _stop_watching(self) -> None:
+        """From the last write on, a client that leaves changes nothing."""
         if self._watcher is not None:
             self._watcher.cancel()
+            self._watcher = None
 
-    def close(self) -> None:
-        """Nothing more is sent; the watcher ends."""
-        self._finish_watching()
+    async def _send_head(self, headers: list[Header]) -> None:
+        self._writing.start()
+        await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
+        self._writing.rest()
+
+    async def _send_body(self, data: bytes, *, more: bool) -> None:
+        self.response_bytes += len(data)
+        self._writing.start()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self._writing.rest()

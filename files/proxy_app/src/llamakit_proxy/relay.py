@@ -3,9 +3,9 @@
 import asyncio
 import time
 
-from . import sse
+from . import sse, wire
 from .assemble import Assembly
-from .chunks import Chunks, dump
+from .chunks import Chunks
 from .errors import ApiError, backend_away
 from .exchange import Cause, Exchange
 from .queue import Place
@@ -34,15 +34,11 @@ class Relay:
         self._splitter = sse.Splitter()
         self._connection: Connection | None = None
         self._heart_beats = False
+        self._rest = b""
         self._progress = Watchdog(
             loop,
             max(settings.stall_timeout_seconds, settings.queue_timeout_seconds),
             lambda: exchange.interrupt(Cause.BACKEND_STALLED),
-        )
-        self._writing = Watchdog(
-            loop,
-            settings.write_timeout_seconds,
-            lambda: exchange.interrupt(Cause.CLIENT_SLOW),
         )
         self._silence = Watchdog(loop, HEARTBEAT_SECONDS, self._beat)
 
@@ -51,14 +47,13 @@ class Relay:
         if place.ready is None:
             return
         if self._prepared.stream:
-            self._silence.start()
-            while not place.ready.done():
-                await asyncio.wait({place.ready}, timeout=HEARTBEAT_SECONDS)
-                await self._keep_alive()
+            while not (await asyncio.wait({place.ready}, timeout=HEARTBEAT_SECONDS))[0]:
+                await self._write(sse.KEEP_ALIVE)
         await place.ready
 
     async def run(self, upstream: Upstream, body: bytes) -> None:
-        """Ask the backend and answer the client. Raises ApiError."""
+        """Ask the backend and read its answer to the end; a streaming client has all of it but
+        the last then. Raises ApiError."""
         exchange = self._exchange
         self._progress.start()
         try:
@@ -78,6 +73,7 @@ class Relay:
                 await self._stream(connection)
             else:
                 await self._whole(connection)
+            await self._finish(connection)
         except BrokenError:
             raise backend_broke() from None
         except sse.EventTooLargeError:
@@ -88,56 +84,68 @@ class Relay:
             self._count()
             upstream.release(connection)
 
+    async def deliver(self) -> None:
+        """Give the client the rest. The backend is done by now: its place can be another's."""
+        exchange = self._exchange
+        if not self._prepared.stream:
+            await exchange.respond(200, self._rest)
+            return
+        if not exchange.started:
+            await exchange.start_stream()
+        await exchange.end_stream(self._rest)
+
     def close(self) -> None:
         """End the timers."""
         self._progress.stop()
-        self._writing.stop()
         self._silence.stop()
 
     # -- to a stream ---------------------------------------------------------------------------
 
     async def _stream(self, connection: Connection) -> None:
-        exchange, chunks = self._exchange, self._chunks
+        chunks = self._chunks
         self._silence.start()
         while not chunks.done:
-            out = []
-            for payload in await self._payloads(connection):
-                chunk = chunks.read(payload)
-                if chunk is not None:
-                    out.append(b"data: %b\n\n" % chunk)
+            out, error = self._translate(await self._payloads(connection))
+            if error is not None and not self._exchange.started:
+                raise error
             if out:
-                await self._write(b"".join(out))
-            else:
-                await self._keep_alive()
+                # While the client takes its time, the backend can't be called slow.
+                self._progress.rest()
+                await self._write(out)
+                self._progress.start()
+            elif self._heart_beats:
+                # From here on the status is 200, and an error can only be an event.
+                await self._write(sse.KEEP_ALIVE)
+            if error is not None:
+                raise error
         chunks.check_end()
-        closing = [sse.event(dump(chunk)) for chunk in chunks.closing()]
-        await self._finish(connection)
-        self._count()
-        if not exchange.started:
-            await exchange.start_stream()
-        self._writing.start()
-        await exchange.end_stream(b"".join([*closing, sse.DONE]))
+        closing = [sse.event(wire.encode_leniently(chunk)) for chunk in chunks.closing()]
+        self._rest = b"".join([*closing, sse.DONE])
+
+    def _translate(self, payloads: list[bytes]) -> tuple[bytes, ApiError | None]:
+        """What the client gets for these events, and the failure they end with, if they do."""
+        out = []
+        try:
+            for payload in payloads:
+                chunk = self._chunks.read(payload)
+                if chunk is not None:
+                    out.append(sse.event(chunk))
+        except ApiError as error:
+            return b"".join(out), error
+        return b"".join(out), None
 
     async def _write(self, data: bytes) -> None:
-        """Give the client more, for as long as a slow reader may take."""
-        self._writing.start()
         if not self._exchange.started:
             await self._exchange.start_stream()
         await self._exchange.write(data)
-        self._writing.rest()
+        self._heart_beats = False
         self._silence.touch()
 
     def _beat(self) -> None:
+        """The client has heard nothing for a while."""
         self._heart_beats = True
         if self._connection is not None:
             self._connection.wake()
-
-    async def _keep_alive(self) -> None:
-        """Tell a client that has heard nothing for a while that it is still waited for. From then
-        on the status is 200, and an error can only be an event."""
-        if self._heart_beats:
-            self._heart_beats = False
-            await self._write(sse.KEEP_ALIVE)
 
     # -- to one answer -------------------------------------------------------------------------
 
@@ -150,10 +158,7 @@ class Relay:
                 if chunk is not None:
                     assembly.add(chunk)
         chunks.check_end()
-        await self._finish(connection)
-        answer = dump(assembly.document())
-        self._count()
-        await self._exchange.respond(200, answer)
+        self._rest = wire.encode_leniently(assembly.document())
 
     # -- from the backend ----------------------------------------------------------------------
 
@@ -180,9 +185,8 @@ class Relay:
 
     async def _finish(self, connection: Connection) -> None:
         """Let the backend end its answer, so that the connection can be used again."""
-        self._progress.rest()
-        if connection.complete:
-            return
+        self._progress.stop()
+        self._silence.stop()
         try:
             async with asyncio.timeout(END_SECONDS):
                 while not connection.complete:

@@ -17,6 +17,7 @@ MAX_DEFINITIONS = 200
 MAX_REPEAT = 1000
 MAX_ENUM = 1000
 MAX_TEXT = 1000
+MAX_SHOWN = 200
 
 _PRIMITIVES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _DROPPED = frozenset(
@@ -84,6 +85,7 @@ def check(schema: Any, where: str) -> dict[str, Any]:
 
 
 def _refused(where: str, problem: str) -> ApiError:
+    where = where if len(where) <= MAX_SHOWN else f"{where[:MAX_SHOWN]}…"
     return invalid(f"'{where}' {problem}.", param=where, code="unsupported_schema")
 
 

@@ -13,7 +13,7 @@ from .errors import ApiError
 from .exchange import ABORT
 from .logging import configure
 from .service import Service
-from .settings import Settings
+from .settings import Settings, SettingsError
 
 HEADER_SECONDS = 10.0
 """A connection that has not sent a whole head within this is closed, idle new ones included."""
@@ -29,6 +29,7 @@ class Protocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
+    _completed = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -39,8 +40,10 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        completed = self._completed
         super().data_received(data)
-        if self._in_head:
+        # What ends one request may begin the next head: those few bytes go uncounted, once.
+        if self._in_head and self._completed == completed:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
                 self._refuse(431, "headers_too_large", "The request's headers are too large.")
@@ -62,6 +65,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self._completed += 1
         self._in_head = True
         self._head_bytes = 0
 
@@ -111,8 +115,6 @@ def make_server(settings: Settings) -> Server:
     service = Service(settings)
     config = uvicorn.Config(
         cast(Any, Application(service)),
-        host=settings.proxy_host,
-        port=settings.proxy_port,
         loop="uvloop",
         http=Protocol,
         ws="none",
@@ -129,11 +131,24 @@ def make_server(settings: Settings) -> Server:
     return Server(config, service)
 
 
+def listen(settings: Settings) -> socket.socket:
+    """The proxy's socket. SettingsError when its address can't be had."""
+    host, port = settings.proxy_host, settings.proxy_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"can't listen on {host}:{port}: {error.strerror}; see what uses it with `ss -ltnp`, "
+            "or set LLAMA_PROXY_HOST and LLAMA_PROXY_PORT to another address"
+        ) from error
+
+
 def run(settings: Settings) -> int:
     """Serve until a signal says to stop; the exit code."""
     configure()
     # uvicorn warns of every request that is not HTTP; the answer says it, the log need not.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = make_server(settings)
-    server.run()
+    server.run(sockets=[listen(settings)])
     return 0 if server.started else 1

@@ -1,0 +1,222 @@
+"""The process: reload, stop, heartbeats, start without what it needs."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from support.backend import Backend, free_port
+from support.fake_backend import DONE, END, HEAD, Call, delta, fake_backend, usage
+from support.postgres import Postgres
+from support.proxy import Proxy, model_entry, running_proxy
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def own(postgres: Postgres, tmp_path: Path, chat_backend: Backend) -> Iterator[Proxy]:
+    """A proxy that a test may stop and start."""
+    models = [model_entry("script", chat_backend.url, n_ctx=8192, max_tokens=8000)]
+    with running_proxy(postgres, tmp_path, models, LLAMA_PROXY_DRAIN_TIMEOUT_SECONDS="3") as proxy:
+        yield proxy
+
+
+def ask(model: str = "fake", text: str = "LOOP", **more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": text}]
+    return {"model": model, "messages": messages, "stream": True, **more}
+
+
+async def test_reload_does_not_disturb_a_stream(own: Proxy) -> None:
+    key = own.new_key()
+    async with own.client(key) as client:
+        task = asyncio.create_task(client.post(CHAT, json=ask("script", max_tokens=3000)))
+        await asyncio.sleep(0.3)
+        assert (await client.get("/v1/models/second")).status_code == 404
+        await asyncio.to_thread(own.route, "second", f"http://127.0.0.1:{free_port()}")
+        assert (await client.get("/v1/models/second")).status_code == 200
+        own.settings.routes_path.write_text("{ not json")
+        await asyncio.sleep(1.2)
+        assert (await client.get("/v1/models/second")).status_code == 200
+        ready = (await client.get("/readyz")).json()
+        assert ready["status"] == "degraded"
+        assert ready["routes"].startswith("invalid")
+        own.models = [model for model in own.models if model["id"] == "second"]
+        own.write_routes()
+        await asyncio.sleep(1.2)
+        assert (await client.post(CHAT, json=ask("script"))).status_code == 404
+        response = await task
+    assert response.text.rstrip().endswith("data: [DONE]")
+    assert '"finish_reason": "length"' in response.text or '"length"' in response.text
+    log = own.log.read_text()
+    assert "the old routes stay in force" in log
+    assert "are not JSON" in log
+
+
+async def test_stop_lets_streams_finish_and_sends_away_who_waits(own: Proxy) -> None:
+    release = asyncio.Event()
+
+    async def slow(call: Call) -> None:
+        await call.send(HEAD, delta("one"))
+        await release.wait()
+        await call.send(delta("two"), delta("", "stop"), usage(1, 2), DONE, END)
+
+    async with fake_backend(slow) as fake:
+        await asyncio.to_thread(own.route, "fake", fake.url)
+        process = own.process
+        assert process is not None
+        async with own.client(own.new_key()) as client, own.client(own.new_key()) as other:
+            running = asyncio.create_task(client.post(CHAT, json=ask()))
+            await asyncio.wait_for(fake.called.wait(), 5)
+            waiting = asyncio.create_task(other.post(CHAT, json=ask()))
+            await asyncio.sleep(0.2)
+            process.terminate()
+            refused = await waiting
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "server_stopping"
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", own.port)
+            release.set()
+            finished = await running
+        assert finished.text.rstrip().endswith("data: [DONE]")
+        await asyncio.to_thread(process.wait, 10)
+    assert process.returncode in (0, -15)
+    rows = own.rows(2)
+    assert {row["error_code"] for row in rows} == {None, "server_stopping"}
+
+
+async def test_stop_does_not_wait_for_ever(own: Proxy) -> None:
+    async def endless(call: Call) -> None:
+        await call.send(HEAD, delta("one"))
+        await call.gone(30)
+
+    async with fake_backend(endless) as fake:
+        await asyncio.to_thread(own.route, "fake", fake.url)
+        process = own.process
+        assert process is not None
+        async with own.client(own.new_key()) as client:
+            running = asyncio.create_task(client.post(CHAT, json=ask()))
+            await asyncio.wait_for(fake.called.wait(), 5)
+            start = time.monotonic()
+            process.terminate()
+            response = await running
+            assert time.monotonic() - start < 8
+        last = response.text.rstrip().split("\n\n")[-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "server_stopping"
+        await asyncio.to_thread(process.wait, 10)
+    assert own.rows(1)[-1]["error_code"] == "server_stopping"
+
+
+async def test_heartbeats_while_nothing_is_to_say(own: Proxy) -> None:
+    release = asyncio.Event()
+
+    async def slow(call: Call) -> None:
+        await call.send(HEAD)
+        await release.wait()
+        await call.send(delta("one"), delta("", "stop"), usage(1, 1), DONE, END)
+
+    async with fake_backend(slow) as fake:
+        await asyncio.to_thread(own.route, "fake", fake.url)
+
+        async def stream() -> str:
+            async with own.client(own.new_key()) as client:
+                return (await client.post(CHAT, json=ask())).text
+
+        tasks = [asyncio.create_task(stream()) for _ in range(2)]
+        await asyncio.sleep(16)
+        release.set()
+        for text in await asyncio.gather(*tasks):
+            assert text.startswith(": keep-alive\n\n")
+            assert text.rstrip().endswith("data: [DONE]")
+
+
+def test_start_without_routes(own: Proxy) -> None:
+    own.stop()
+    own.settings.routes_path.unlink()
+    result = command(own, "serve")
+    assert result.returncode == 2
+    assert "console.sh start" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_check_config(own: Proxy, tmp_path: Path) -> None:
+    result = command(own, "check-config")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1 model" in result.stdout
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text('{"models": [{"id": "x", "backends": []}]}')
+    result = command(own, "check-config", "--routes", str(wrong))
+    assert result.returncode == 2
+    assert "at least one backend" in result.stderr
+    (own.settings.secrets_dir / "llama_api_key").unlink()
+    result = command(own, "check-config")
+    assert result.returncode == 2
+    assert "llama_api_key" in result.stderr
+
+
+def command(proxy: Proxy, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llamakit_proxy", *arguments],
+        env=proxy.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_a_port_that_is_taken(own: Proxy) -> None:
+    result = command(own, "serve")
+    assert result.returncode == 2
+    assert f"can't listen on 127.0.0.1:{own.port}" in result.stderr
+    assert "LLAMA_PROXY_PORT" in result.stderr
+
+
+async def test_without_postgres(tmp_path: Path, chat_backend: Backend) -> None:
+    """It starts, tells that keys can't be checked, and is never open."""
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    for name in ("postgres_proxy_password", "llama_api_key"):
+        (secrets / name).write_text("canary-secret")
+    routes = tmp_path / "routes.json"
+    routes.write_text(json.dumps({"models": [model_entry("script", chat_backend.url)]}))
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "llamakit_proxy", "serve"),
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": ":".join(sys.path),
+            "LLAMA_PROXY_PORT": str(port),
+            "LLAMA_PROXY_ROUTES": str(routes),
+            "LLAMAKIT_SECRETS_DIR": str(secrets),
+            "POSTGRES_AUTH_PORT": str(free_port()),
+        },
+        stderr=subprocess.PIPE,
+    )
+    try:
+        key = "sk-lk-AAAAAAAAAAAA-" + "B" * 43
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            for _ in range(200):
+                try:
+                    health = await client.get("/healthz")
+                    break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.1)
+            assert health.status_code == 200
+            assert (await client.get("/readyz")).json()["database"] == "down"
+            headers = {"Authorization": f"Bearer {key}"}
+            answer = await client.get("/v1/models", headers=headers)
+            assert answer.status_code in (401, 503)
+            assert (await client.get("/v1/models")).status_code == 401
+    finally:
+        process.terminate()
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert b"canary-secret" not in errors
+    assert key.encode() not in errors
