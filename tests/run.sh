@@ -32,7 +32,7 @@ prepare_environment() {
 
 find_wheel() {
   local folder wheel
-  for folder in "${LLAMAKIT_WHEELHOUSE-}" "$RUNTIME/wheelhouse"; do
+  for folder in "${LLAMAKIT_WHEELHOUSE-}" "$RUNTIME/wheelhouse/cpu"; do
     for wheel in "$folder"/llama_cpp_python-"$1"-*.whl; do
       [[ -f $wheel ]] || continue
       readlink -f "$wheel"
@@ -50,7 +50,7 @@ prepare_llama_cpp() {
     say "==> No wheel of llama-cpp-python $version is here: build it, with everything else that start installs"
     ./console.sh install
     wheel=$(find_wheel "$version")
-    [[ $wheel ]] || fail "./console.sh install left no wheel of llama-cpp-python $version in runtime/wheelhouse"
+    [[ $wheel ]] || fail "./console.sh install left no wheel of llama-cpp-python $version in runtime/wheelhouse/cpu"
   fi
   stamp=$(sha256sum "$wheel" | cut -c1-16)
   if [[ $(cat "$ENVIRONMENT/.llama_cpp" 2>/dev/null) != "$stamp" ]]; then
@@ -71,11 +71,11 @@ check() {
 }
 
 lint() {
-  check ruff ruff check --quiet .
-  check mypy mypy --no-error-summary files/*/src playbooks/plugins tests
+  check ruff ruff check --quiet --output-format concise .
+  check mypy mypy --no-error-summary --hide-error-context files/*/src playbooks/plugins tests
   check shellcheck shellcheck ./*.sh bin/*.sh tests/*.sh .ci/run
   check yamllint yamllint --strict .
-  check ansible-lint ansible-lint --quiet --nocolor
+  check ansible-lint ansible-lint -q --nocolor
 }
 
 main() {

@@ -52,10 +52,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                     sys.stdout.write(f"\r\033[K  … {self._task} ({took:.0f} s)")
                     sys.stdout.flush()
                     self._drawn = True
-                elif not self._tty and took >= HEARTBEAT_SECONDS:
-                    if time.monotonic() - said >= HEARTBEAT_SECONDS:
-                        said = time.monotonic()
-                        self._line(f"  … {self._task} ({took:.0f} s)")
+                elif not self._tty and min(took, time.monotonic() - said) >= HEARTBEAT_SECONDS:
+                    said = time.monotonic()
+                    self._line(f"  … {self._task} ({took:.0f} s)")
 
     def _line(self, text: str) -> None:
         if self._drawn:
@@ -73,8 +72,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         with self._lock:
             self._task, self._began = task.name or task.action, time.monotonic()
 
-    v2_playbook_on_handler_task_start = v2_playbook_on_task_start  # noqa: N815
-    v2_playbook_on_cleanup_task_start = v2_playbook_on_task_start  # noqa: N815
+    v2_playbook_on_handler_task_start = v2_playbook_on_task_start
+    v2_playbook_on_cleanup_task_start = v2_playbook_on_task_start
 
     def _done(self, mark: str, changed: bool) -> None:
         with self._lock:
@@ -110,7 +109,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_runner_on_unreachable(self, result: Any) -> None:
         with self._lock:
             self._task = ""
-            self._line(f"  ✗ {result.host.get_name()} cannot be reached: {result.result.get('msg')}")
+            host, message = result.host.get_name(), result.result.get("msg")
+            self._line(f"  ✗ {host} cannot be reached: {message}")
 
     @staticmethod
     def _reasons(result: dict[str, Any]) -> list[str]:

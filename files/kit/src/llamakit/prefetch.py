@@ -47,7 +47,7 @@ def last_choice(state_dir: Path) -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the id to select, or nothing to keep the choice; exit status 0, or that of ``fetch``."""
+    """Prints the id to select, or nothing to keep the choice; the exit status is that of fetch."""
     last = last_choice(options.state_dir)
     mode = options.mode or last.get("mode", "single")
     plan = build_plan(

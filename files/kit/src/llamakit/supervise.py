@@ -70,6 +70,9 @@ def _launch(state_dir: Path, user: str | None) -> Supervisor:
             f"Remove it, then run ./console.sh start again."
         )
     python = _watchdog_python(state_dir)
+    step_down: dict[str, Any] = {}
+    if user:
+        step_down = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     subprocess.run(
         [python, "-m", "supervisor.supervisord", "-c", str(state_dir / "supervisord.conf")],
         check=True,
@@ -77,7 +80,7 @@ def _launch(state_dir: Path, user: str | None) -> Supervisor:
         cwd=state_dir,
         env={"PATH": os.environ.get("PATH", os.defpath), "HOME": account.pw_dir, "LANG": "C.UTF-8"},
         start_new_session=True,
-        **({"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if user else {}),
+        **step_down,
     )
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -196,7 +199,7 @@ def _wait_for_end(pid: int) -> None:
 
 
 def restart(state_dir: Path, names: Sequence[str]) -> list[str]:
-    """Stops and starts the named services, or all of them, in order, and waits until they answer."""
+    """Stops and starts the named services, or all of them, in order; waits until they answer."""
     supervisor = connect(state_dir)
     if supervisor is None:
         raise SuperviseError(
