@@ -12,12 +12,14 @@ from llamakit.fetch_errors import FetchError, FetchStatus
 from llamakit.files_cli import fetch_model
 from llamakit.models_cli import Commands, add_model_arguments
 from llamakit.plan import PlanOptions, build_plan, list_candidates
+from llamakit.smoke import SMOKE_ID
 from llamakit.stamps import Stamps
 
 SMOKE_STANDS_IN = """
 There is no model here and none can be fetched now. The built-in smoke model
 stands in: it recites a fixed text, so that keys, limits and clients can be tried.
 """
+SMOKE_GOES_ON = "The smoke model still stands in. To fetch a real one: ./console.sh add"
 ANOTHER_IS_HERE = """
 The model {id} is here, and runs instead. ./console.sh use switches to another.
 """
@@ -49,6 +51,11 @@ def last_choice(state_dir: Path) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> int:
     """Prints the id to select, or nothing to keep the choice; the exit status is that of fetch."""
     last = last_choice(options.state_dir)
+    candidates = list_candidates(options.models, options.models_dir)
+    here = [candidate for candidate in candidates if candidate.present]
+    if last.get("model") == SMOKE_ID and not here and not options.model:
+        print(SMOKE_GOES_ON, file=sys.stderr)
+        return 0
     mode = options.mode or last.get("mode", "single")
     plan = build_plan(
         PlanOptions(
@@ -61,7 +68,6 @@ def run(options: argparse.Namespace) -> int:
         )
     )
     running = {model["id"] for model in plan["models"] if model["running"]}
-    candidates = list_candidates(options.models, options.models_dir)
     try:
         for candidate in candidates:
             if candidate.id in running and not candidate.present:
@@ -70,7 +76,6 @@ def run(options: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         if error.status != FetchStatus.UNREACHABLE or options.model:
             return error.status
-        here = [candidate for candidate in candidates if candidate.present]
         if not here:
             print(SMOKE_STANDS_IN, file=sys.stderr)
         elif mode == "multi":
