@@ -46,7 +46,7 @@ def test_names() -> None:
         ({"models": [entry(aliases=[3])]}, "printable"),
         ({"models": [entry("a"), entry("b", aliases=["a"])]}, "names both 'a' and 'b'"),
         ({"models": [entry(backends=[{"url": "https://x:1"}])]}, "http://HOST:PORT"),
-        ({"models": [entry(backends=[{"url": "http://x"}])]}, "http://HOST:PORT"),
+        ({"models": [entry(backends=[{"url": "http://x/v1"}])]}, "http://HOST:PORT"),
         ({"models": [entry(backends=[{"url": "http://x:99999"}])]}, "http://HOST:PORT"),
         ({"models": [entry(backends=[{"url": "http://x:1", "capacity": 0}])]}, "1 or more"),
     ],
@@ -54,6 +54,20 @@ def test_names() -> None:
 def test_what_is_refused(document: Any, words: str) -> None:
     with pytest.raises(RoutesError, match=words.replace("'", ".")):
         parse(document, secret=str, default_max_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("http://gpu01:8010", "gpu01", 8010),
+        ("http://gpu01", "gpu01", 80),
+        ("http://[::1]:8010/", "::1", 8010),
+    ],
+)
+def test_backend_urls(url: str, host: str, port: int) -> None:
+    (backend,) = table(entry(backends=[{"url": url}])).find("m").backends
+    assert (backend.host, backend.port, backend.capacity) == (host, port, 1)
+    assert backend.api_key is None
 
 
 def test_a_changed_file_is_taken_and_a_wrong_one_is_not(tmp_path: Path) -> None:

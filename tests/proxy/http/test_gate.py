@@ -171,6 +171,14 @@ async def test_models_a_key_may_not_use(proxy: Proxy) -> None:
         assert embedding.status_code == 200
 
 
+async def test_a_model_allowed_by_its_alias(proxy: Proxy) -> None:
+    key = proxy.new_key("by_alias", allowed_models=["script.gguf"])
+    async with proxy.client(key) as client:
+        for name in ("script", "script.gguf"):
+            assert (await client.get(f"/v1/models/{name}")).status_code == 200
+        assert (await client.get("/v1/models/embed")).status_code == 403
+
+
 @pytest.mark.parametrize("name", ["nothing", "Script", "script ", "../script", "scr\u0456pt"])
 async def test_unknown_models(proxy: Proxy, key: str, name: str) -> None:
     async with proxy.client(key) as client:

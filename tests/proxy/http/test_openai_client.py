@@ -290,3 +290,26 @@ async def test_seed_and_sampling_reach_the_model(client: openai.AsyncOpenAI) -> 
         extra_body={"top_k": 10, "min_p": 0.1, "typical_p": 0.9, "repeat_penalty": 1.1},
     )
     assert answer.choices[0].message.content == FOX
+
+
+async def test_control_tokens_in_a_message_are_text(client: openai.AsyncOpenAI) -> None:
+    async def prompt_tokens(text: str) -> int:
+        answer = await client.chat.completions.create(
+            model="script", messages=say(text), max_tokens=1
+        )
+        assert answer.usage is not None
+        return answer.usage.prompt_tokens
+
+    mark, letters = "<|user|>", "abcdefgh"
+    assert await prompt_tokens(mark) > await prompt_tokens(letters)
+
+
+async def test_pieces_that_are_not_text(client: openai.AsyncOpenAI) -> None:
+    for text, start in (("BAD8", "ok "), ("LONG", "Axxx")):
+        whole = await client.chat.completions.create(model="script", messages=say(text))
+        stream = await client.chat.completions.create(
+            model="script", messages=say(text), stream=True
+        )
+        parts = [part.choices[0].delta.content or "" async for part in stream]
+        assert "".join(parts) == whole.choices[0].message.content
+        assert "".join(parts).startswith(start)

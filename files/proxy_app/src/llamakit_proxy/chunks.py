@@ -8,8 +8,9 @@ from . import wire
 from .errors import ApiError, invalid
 
 _UNFINISHED = b'"finish_reason": null'
-"""In every chunk but the last. Inside a text its quotes would be escaped, so the bytes alone
-tell that a chunk is an ordinary one that can go on as it is."""
+_UNFINISHED_COMPACT = b'"finish_reason":null'
+"""One of them is in every chunk but the last. Inside a text the quotes would be escaped, so the
+bytes alone tell that a chunk is an ordinary one that can go on as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Chunks:
 
         ApiError when the backend reports a failure or what it sent can't be read.
         """
-        if self._plain and _UNFINISHED in payload:
+        if self._plain and (_UNFINISHED in payload or _UNFINISHED_COMPACT in payload):
             return payload
         chunk = self.parse(payload)
         if chunk is None:

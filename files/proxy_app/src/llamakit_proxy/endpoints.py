@@ -143,7 +143,7 @@ def _route(service: Service, exchange: Exchange, document: dict[str, Any], kind:
 
 def _allowed(exchange: Exchange, route: Route) -> bool:
     allowed = None if exchange.identity is None else exchange.identity.allowed_models
-    return allowed is None or route.id in allowed
+    return allowed is None or not allowed.isdisjoint(route.names)
 
 
 def _check_allowed(exchange: Exchange, route: Route) -> Route:

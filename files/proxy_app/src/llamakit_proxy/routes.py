@@ -49,6 +49,11 @@ class Route:
     """Whether the backend was started so that it can report log probabilities."""
     backends: tuple[Backend, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that clients and allow-lists may call it; no other route has any of them."""
+        return (self.id, *self.aliases)
+
     def card(self) -> dict[str, Any]:
         """The model as ``/v1/models`` shows it."""
         return {
@@ -66,7 +71,7 @@ class RoutingTable:
         self.routes = tuple(routes)
         self._by_name: dict[str, Route] = {}
         for route in self.routes:
-            for name in (route.id, *route.aliases):
+            for name in route.names:
                 other = self._by_name.setdefault(name, route)
                 if other is not route:
                     raise RoutesError(f"{name!r} names both {other.id!r} and {route.id!r}")
@@ -227,11 +232,12 @@ def _backend(entry: object, where: str, secret: Callable[[str], str]) -> Backend
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
-    if not host or not port or parts.scheme != "http" or parts.path.strip("/") or parts.query:
+    if not host or parts.scheme != "http" or parts.path.strip("/") or parts.query:
         raise RoutesError(f"{where}.url is {url!r}; expected http://HOST:PORT")
+    port = port or 80
     name = _get(entry, "api_key_secret", str, where, None)
     return Backend(
-        url=f"http://{host}:{port}",
+        url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
         host=host,
         port=port,
         capacity=_positive(_get(entry, "capacity", int, where, 1), f"{where}.capacity"),
