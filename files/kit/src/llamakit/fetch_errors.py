@@ -22,5 +22,5 @@ class FetchError(Exception):
         self.status = status
 
 
-class Retry(Exception):  # noqa: N818 - no error yet: the next attempt goes on from here
+class Retry(Exception):
     """An attempt broke off; what has arrived is kept."""

@@ -88,7 +88,7 @@ def _free(host: str, port: int) -> bool:
 def _owner(port: int) -> str:
     """The listening program, as far as we may see it."""
     for connection in psutil.net_connections("tcp"):
-        if connection.status != psutil.CONN_LISTEN or connection.laddr[1] != port:
+        if connection.status != psutil.CONN_LISTEN or port not in connection.laddr[1:]:
             continue
         if connection.pid is None:
             return "another user's program (as root, `ss -ltnp` names it)"
