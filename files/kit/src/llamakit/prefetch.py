@@ -12,8 +12,8 @@ from llamakit.fetch_errors import FetchError, FetchStatus
 from llamakit.files_cli import fetch_model
 from llamakit.models_cli import Commands, add_model_arguments
 from llamakit.plan import PlanOptions, build_plan, list_candidates
-from llamakit.smoke import SMOKE_ID
 from llamakit.stamps import Stamps
+from llamakit.stand_in import SMOKE_ID
 
 SMOKE_STANDS_IN = """
 There is no model here and none can be fetched now. The built-in smoke model
