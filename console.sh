@@ -135,7 +135,7 @@ PYTHON
   rm -r "$wheel"
 }
 
-export ANSIBLE_CONFIG=$ROOT/ansible.cfg ANSIBLE_HOME=$RUNTIME/ansible ANSIBLE_NOCOWS=1
+export ANSIBLE_CONFIG=$ROOT/ansible.cfg ANSIBLE_HOME=$RUNTIME/ansible ANSIBLE_REMOTE_TEMP=$RUNTIME/ansible/tmp
 export PIP_CACHE_DIR=${PIP_CACHE_DIR:-$RUNTIME/cache/pip} PIP_ROOT_USER_ACTION=ignore
 VERBOSE=()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ SMOKE_WARNING = """
   For a real one, copy a GGUF file into models/, or run ./console.sh add when the hub can be
   reached; then ./console.sh start."""
 
+LINGER = Path("/var/lib/systemd/linger")
+LINGER_HINT = """
+  systemd ends your services when you log out, and starts none at boot. To change that, as root:
+                 loginctl enable-linger {user}"""
+
 
 def add_commands(subcommands: Commands[argparse.ArgumentParser]) -> None:
     """Adds ``summary`` to the kit's command line."""
@@ -41,6 +47,9 @@ def run(options: argparse.Namespace) -> int:
     state: dict[str, Any] = json.loads((options.state_dir / "state.json").read_text())
     routes = json.loads((options.state_dir / "proxy_routes.json").read_text())["models"]
     print(summarize(state["proxy_url"], routes))
+    user = getpass.getuser()
+    if state["manager"] == "systemd-user" and not (LINGER / user).exists():
+        print(LINGER_HINT.format(user=user))
     return 0
 
 
