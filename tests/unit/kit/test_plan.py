@@ -126,7 +126,6 @@ def test_a_route_has_what_the_proxy_needs(place: Place) -> None:
         "owned_by": "llamakit",
         "kind": "chat",
         "n_ctx": 4096,
-        "max_tokens": 2048,
         "logprobs": False,
         "backends": [
             {

@@ -33,12 +33,12 @@ def python(_where: Where) -> Iterator[Finding]:
 
 def wheel_or_compiler(where: Where) -> Iterator[Finding]:
     """An engine comes from the wheelhouse, or is compiled, unless it is installed already."""
-    own = where.state_dir / "wheelhouse"
-    wheelhouse = Path(os.environ.get("LLAMAKIT_WHEELHOUSE") or own)
+    given = Path(os.environ.get("LLAMAKIT_WHEELHOUSE") or where.state_dir / "wheelhouse")
+    own = where.state_dir / "wheelhouse"  # with a folder an accelerator
     for engine in engines().values():
         name, version = engine.requirement.split("==")
         pattern = f"{name.replace('-', '_')}-{version}-*.whl"
-        wheels = [*wheelhouse.glob(pattern), *own.glob(pattern)]
+        wheels = [*given.glob(pattern), *own.glob(f"*/{pattern}")]
         if any((where.state_dir / "llama_server").glob("*/.complete")):
             yield Finding("ok", "engine", f"{name} is installed")
         elif wheels:
@@ -47,7 +47,7 @@ def wheel_or_compiler(where: Where) -> Iterator[Finding]:
             found = f"no wheel of {name} {version}; it will be compiled (some minutes)"
             yield Finding("ok", "engine", found)
         else:
-            found = f"no wheel of {name} {version} in {wheelhouse}, and no gcc and g++"
+            found = f"no wheel of {name} {version} in {given}, and no gcc and g++"
             remedy = f"as root: {compiler_command()}; or put a wheel there (LLAMAKIT_WHEELHOUSE)"
             yield Finding("fail", "engine", found, remedy)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ import psutil
 
 from llamakit.doctor import Finding, Where
 from llamakit.plan import PlanOptions, build_plan
+from llamakit.prefetch import last_choice
 from llamakit.preflight import busy_ports
 from llamakit.problems import ConfigError
 from llamakit.progress import size
 
 
 def configuration(where: Where) -> Iterator[Finding]:
-    """models.yaml and proxy_routes.yaml, then the models and the memory of what would run."""
+    """models.yaml and proxy_routes.yaml, then what the next start would run."""
+    last = last_choice(where.state_dir)
     try:
         plan = build_plan(
             PlanOptions(
@@ -26,6 +28,9 @@ def configuration(where: Where) -> Iterator[Finding]:
                 routes=where.routes,
                 models_dir=where.models_dir,
                 smoke_dir=where.state_dir / "smoke",
+                mode=last.get("mode", "single"),
+                model=last.get("model"),
+                port_base=int(os.environ.get("LLAMA_SERVER_PORT") or 8010),
             )
         )
     except ConfigError as error:
@@ -45,10 +50,11 @@ def configuration(where: Where) -> Iterator[Finding]:
             yield Finding("warn", "model", found, "./console.sh add")
         elif state == "present":
             yield Finding("ok", "model", f"{model['id']} is there and whole")
-    selected = next(model for model in models if model["id"] == plan["selected"])
-    yield memory(selected["id"], selected["memory_bytes"])
+    running = [model for model in models if model["running"]]
+    names = " and ".join(model["id"] for model in running)
+    yield memory(names, sum(model["memory_bytes"] for model in running))
     yield from disk(where, models)
-    yield from ports(where, plan["port"])
+    yield from ports(where, {model["id"]: model["port"] for model in running})
 
 
 def memory(name: str, needed: int) -> Finding:
@@ -90,13 +96,12 @@ def disk(where: Where, models: list[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding("ok", "disk", found)
 
 
-def ports(where: Where, model_port: int) -> Iterator[Finding]:
-    """Ports that another program holds."""
-    wanted = {
-        "proxy": ("127.0.0.1", int(os.environ.get("LLAMA_PROXY_PORT", "8001"))),
-        "postgres": ("127.0.0.1", int(os.environ.get("POSTGRES_AUTH_PORT", "5433"))),
-        "model": ("127.0.0.1", model_port),
-    }
+def ports(where: Where, model_ports: Mapping[str, int]) -> Iterator[Finding]:
+    """Ports that another program holds; a Postgres elsewhere (POSTGRES_AUTH_HOST) needs none."""
+    wanted = {f"llama-{name}": ("127.0.0.1", port) for name, port in model_ports.items()}
+    wanted["proxy"] = ("127.0.0.1", int(os.environ.get("LLAMA_PROXY_PORT") or 8001))
+    if not os.environ.get("POSTGRES_AUTH_HOST"):
+        wanted["postgres"] = ("127.0.0.1", int(os.environ.get("POSTGRES_AUTH_PORT") or 5433))
     busy = list(busy_ports(wanted, where.state_dir))
     for problem in busy:
         yield Finding("fail", "ports", f"{problem.where}: {problem.found}", problem.remedy)

@@ -61,12 +61,10 @@ def fetch_model(candidate: Candidate, stamps: Stamps, style: Style) -> None:
         FetchError: one of them can't be had or is not what it should be.
     """
     source, state = candidate.source, candidate.state
-    if candidate.present or source is None:
-        print(f"{candidate.id}: {candidate.state.state}", file=sys.stderr)
-        if candidate.state.state != "present":
-            raise _damaged(candidate)
+    if candidate.present:
+        print(f"{candidate.id}: present", file=sys.stderr)
         return
-    if state.state == "invalid":
+    if source is None or state.state == "invalid":
         raise _damaged(candidate)
     if source.kind == "path":
         raise FetchError(

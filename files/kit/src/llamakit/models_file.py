@@ -262,13 +262,13 @@ def _source_problems(
 def unknown_model(name: str, known: Mapping[str, str], file: Path) -> ConfigError:
     """The error for a name that no model has; ``known`` maps names to ids."""
     suggestion = did_you_mean(name, known)
-    ids = sorted(set(known.values()))
+    ids = ", ".join(sorted(set(known.values()))[:8])
     return ConfigError(
         [
             Problem(
-                f"{file}",
-                f"no model called {name!r}",
-                suggestion or "one of: " + ", ".join(ids[:8]),
+                f"the model's name {name!r}",
+                f"neither {file.name} nor the models folder has a model of that name",
+                f"{suggestion} " * bool(suggestion) + f"an id, alias or number, such as: {ids}",
                 "list them with: ./console.sh models",
             )
         ]

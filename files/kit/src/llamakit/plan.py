@@ -17,7 +17,6 @@ from llamakit.routes_file import load_overrides, merge_routes
 from llamakit.stand_in import CONTEXT_LENGTH, SMOKE_FILE, SMOKE_ID, ensure_smoke_model
 
 Mode = Literal["single", "multi"]
-DEFAULT_MAX_TOKENS = 2048
 KEY_SECRET = "llama_api_key"  # noqa: S105 - the name of a file, not a secret
 
 
@@ -252,7 +251,6 @@ def _describe(candidate: Candidate, running: bool, options: PlanOptions) -> dict
             header=header,
         )
     )
-    n_ctx = settings["n_ctx"]
     checksums = source.sha256 if source else (None,) * len(candidate.files)
     sizes = source.sizes if source else (None,) * len(candidate.files)
     on_disk = sum(file.stat().st_size for file in candidate.files if file.is_file())
@@ -275,8 +273,8 @@ def _describe(candidate: Candidate, running: bool, options: PlanOptions) -> dict
         "source": _source(source),
         "settings": settings,
         "server": engine.server_settings(options.bind_host, candidate.port),
-        "n_ctx": n_ctx,
-        "max_tokens": candidate.max_tokens or min(DEFAULT_MAX_TOKENS, n_ctx or DEFAULT_MAX_TOKENS),
+        "n_ctx": settings["n_ctx"],
+        "max_tokens": candidate.max_tokens,
         "capacity": engine.capacity,
         "stand_in": candidate.stand_in,
         "memory_bytes": estimate_memory(max(on_disk, sum(filter(None, sizes))), header, settings),
@@ -298,6 +296,8 @@ def _route(model: dict[str, Any]) -> dict[str, Any]:
     host = model["server"]["host"]
     address = f"[{host}]" if ":" in host else host
     file = Path(model["path"])
+    # Without a limit of its own, a model has the proxy's (LLAMA_PROXY_MAX_TOKENS).
+    limit = {"max_tokens": model["max_tokens"]} if model["max_tokens"] else {}
     return {
         "id": model["id"],
         "aliases": model["aliases"],
@@ -305,7 +305,7 @@ def _route(model: dict[str, Any]) -> dict[str, Any]:
         "owned_by": SMOKE_ID if model["stand_in"] else "llamakit",
         "kind": model["kind"],
         "n_ctx": model["n_ctx"],
-        "max_tokens": model["max_tokens"],
+        **limit,
         "logprobs": bool(model["settings"]["logits_all"]),
         "backends": [
             {

@@ -35,7 +35,7 @@ class ConfigError(Exception):
 
     def __str__(self) -> str:
         count = len(self.problems)
-        title = "1 problem in the configuration:" if count == 1 else f"{count} problems:"
+        title = "1 problem:" if count == 1 else f"{count} problems:"
         shown = [str(problem) for problem in self.problems[:MAX_SHOWN]]
         if count > MAX_SHOWN:
             shown.append(f"  … and {count - MAX_SHOWN} more, shown once these are mended")

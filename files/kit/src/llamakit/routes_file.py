@@ -76,7 +76,6 @@ def _remote(model_id: str) -> Route:
         "owned_by": "llamakit",
         "kind": "chat",
         "n_ctx": 4096,
-        "max_tokens": 2048,
         "logprobs": False,
         "backends": [],
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llamakit.managers import Managed, ManagerError, ask_supervisord, ask_systemd
+from llamakit.prefetch import last_choice
 from llamakit.probe import answers
 from llamakit.process_memory import tree_memory
 from llamakit.supervise import load_services
@@ -60,7 +61,7 @@ def read_status(state_dir: Path) -> Status:
         state_dir: has ``state.json``, ``mode.json`` and the definitions in ``services.d``.
     """
     state = json.loads((state_dir / "state.json").read_text())
-    mode = _mode(state_dir)
+    last = last_choice(state_dir)
     services = load_services(state_dir)
     managed: dict[str, Managed] = {}
     problem: str | None = None
@@ -78,20 +79,13 @@ def read_status(state_dir: Path) -> Status:
     ]
     return Status(
         overall=_overall(found, problem if manager_runs else None),
-        mode=mode.get("mode"),
-        model=mode.get("model"),
+        mode=last.get("mode"),
+        model=last.get("model"),
         url=state["proxy_url"],
         manager=state["manager"],
         problem=problem,
         services=found,
     )
-
-
-def _mode(state_dir: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((state_dir / "mode.json").read_text()))
-    except FileNotFoundError:
-        return {}
 
 
 def _ask_manager(state_dir: Path, state: Mapping[str, Any], names: list[str]) -> dict[str, Managed]:

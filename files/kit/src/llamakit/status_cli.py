@@ -53,8 +53,8 @@ def table(status: Status, *, colour: bool) -> list[str]:
         f"mode {status.mode or 'none yet'}{model}",
         f"endpoint {status.url}/v1   managed by {status.manager}",
         "",
-        f"{'SERVICE':{NAME_WIDTH}}  {'STATE':9}  {'PID':>7}  {'PORT':>5}  "
-        f"{'MEMORY':>7}  {'UP':>8}  RESTARTS"[:80],
+        f"{'SERVICE':{NAME_WIDTH}} {'STATE':9} {'PID':>7} {'PORT':>5} "
+        f"{'MEMORY':>7} {'UP':>9} RESTARTS",
     ]
     lines += [_line(service, colour) for service in status.services]
     if status.problem:
@@ -82,6 +82,6 @@ def _line(service: ServiceStatus, colour: bool) -> str:
     memory = "-" if service.memory_bytes is None else size(service.memory_bytes)
     uptime = "-" if service.uptime_seconds is None else duration(service.uptime_seconds)
     return (
-        f"{name:{NAME_WIDTH}}  {state}  {service.pid or '-':>7}  {service.port:>5}  "
-        f"{memory:>7}  {uptime:>8}  {service.restarts:>4}"
+        f"{name:{NAME_WIDTH}} {state} {service.pid or '-':>7} {service.port:>5} "
+        f"{memory:>7} {uptime:>9} {service.restarts:>8}"
     )
