@@ -244,8 +244,12 @@ async def test_methods(proxy: Proxy, key: str) -> None:
             assert response.headers["allow"] == allow
             assert response.json()["error"]["code"] == "method_not_allowed"
         options = await client.options(CHAT, headers={"Origin": "https://evil.example"})
-        assert options.status_code == 204
+        assert (options.status_code, options.headers["allow"]) == (200, "POST, OPTIONS")
         assert not any(name.startswith("access-control") for name in options.headers)
+        page = await client.post("/healthz")
+        assert page.status_code == 405
+        assert set(page.headers["allow"].split(", ")) == {"GET", "HEAD"}
+        assert page.json()["error"]["message"] == "Method Not Allowed"
         head = await client.head("/v1/models")
         assert (head.status_code, head.content) == (200, b"")
         assert int(head.headers["content-length"]) > 0

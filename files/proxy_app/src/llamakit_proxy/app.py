@@ -13,6 +13,7 @@ from .auth import RefusedKeyError
 from .body import ClientGoneError, Receive
 from .errors import ApiError
 from .exchange import Cause, Exchange, Scope, Send
+from .identity import Identity
 from .logging import LOGGER
 from .queue import stopping
 from .service import Service
@@ -125,24 +126,14 @@ class Application:
         exchange.identity = identity
         if service.stopping:
             raise stopping()
-        limit, window = identity.rate_limit, identity.rate_window_seconds
-        window = service.settings.rate_window_seconds if window is None else window
-        allowance = service.limiter.ask(
-            identity.user_id,
-            service.settings.rate_limit if limit is None else limit,
-            window,
-            time.monotonic(),
-        )
-        exchange.headers.extend(allowance.headers())
-        if not allowance.allowed:
-            raise allowance.refusal(window)
+        self._check_limit(exchange, identity)
         if target is None:
             if exchange.path == UNKNOWN:
                 raise ApiError(
                     404, "not_found", "There is nothing at this path.", type="invalid_request_error"
                 )
         elif exchange.method == "OPTIONS":
-            await exchange.respond(204, b"", [(b"allow", target.allow.encode())])
+            await exchange.respond(200, b"", [(b"allow", target.allow.encode())])
         elif exchange.method == target.method or (
             exchange.method == "HEAD" and target.method == "GET"
         ):
@@ -155,6 +146,20 @@ class Application:
                 type="invalid_request_error",
                 headers={"Allow": target.allow},
             )
+
+    def _check_limit(self, exchange: Exchange, identity: Identity) -> None:
+        settings = self.service.settings
+        limit, window = identity.rate_limit, identity.rate_window_seconds
+        window = settings.rate_window_seconds if window is None else window
+        allowance = self.service.limiter.ask(
+            identity.user_id,
+            settings.rate_limit if limit is None else limit,
+            window,
+            time.monotonic(),
+        )
+        exchange.headers.extend(allowance.headers())
+        if not allowance.allowed:
+            raise allowance.refusal(window)
 
     async def _cut_short(self, exchange: Exchange) -> None:
         """The task was cancelled: by ``Exchange.interrupt``, which says why, or by the server
@@ -172,12 +177,11 @@ class Application:
             error = ApiError(504, cause.value, "The model server gave no token for too long.")
             await self._fail(exchange, error)
         else:
-            exchange.cause = cause
             await self._fail(exchange, stopping())
 
     async def _fail(self, exchange: Exchange, error: ApiError) -> None:
         """Answer with an error, unless the client does not even take that."""
-        exchange.cause = exchange.cause or Cause.CLIENT_GONE
+        exchange.close()
         if error.status == 401:
             error.headers.setdefault("WWW-Authenticate", 'Bearer realm="llamakit"')
         try:

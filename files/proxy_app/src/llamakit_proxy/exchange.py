@@ -180,7 +180,7 @@ class Exchange:
         self.status = self.status or CLIENT_CLOSED
 
     def close(self) -> None:
-        """The request is over: nothing more is sent, and nothing interrupts it any more."""
+        """Nothing interrupts the request any more; what is left is a last word, or nothing."""
         self._closed = True
         self._stop_watching()
         self._writing.stop()

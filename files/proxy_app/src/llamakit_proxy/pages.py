@@ -1,10 +1,12 @@
 """The routes that are not relayed: health, metrics, and the description of these."""
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
 
 from . import __version__
+from .errors import ApiError
 from .service import Service
 
 
@@ -17,6 +19,13 @@ def create(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+
+    @pages.exception_handler(HTTPException)
+    async def refuse(_: Request, error: HTTPException) -> JSONResponse:
+        known = ApiError(
+            error.status_code, "bad_request", error.detail, type="invalid_request_error"
+        )
+        return JSONResponse(known.body(), error.status_code, error.headers)
 
     @pages.api_route("/healthz", methods=["GET", "HEAD"], summary="The process is alive")
     async def healthz() -> dict[str, str]:

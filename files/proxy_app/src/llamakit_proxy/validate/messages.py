@@ -49,7 +49,7 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         raise invalid(f"'{where}.role' must be one of {', '.join(_KEYS)}.", param=f"{where}.role")
     for key, value in message.items():
         if key not in _KEYS[role] and value is not None:
-            problem = f"has a field that a {role} message does not have"
+            problem = f"has a field that messages of the role {role} do not have"
             raise invalid(f"'{where}' {problem}.", param=where)
     repaired: dict[str, Any] = {
         "role": "system" if role == "developer" else role,

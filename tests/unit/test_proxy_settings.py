@@ -1,0 +1,78 @@
+"""Settings: where they come from, and what is said when one is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from llamakit_proxy.settings import Settings, SettingsError, from_values, load
+
+NEEDED = {"LLAMA_PROXY_ROUTES": "/r.json", "LLAMAKIT_SECRETS_DIR": "/s"}
+
+
+def test_defaults() -> None:
+    settings = from_values(NEEDED)
+    assert (settings.proxy_host, settings.proxy_port) == ("127.0.0.1", 8001)
+    assert (settings.rate_limit, settings.rate_window_seconds) == (60, 60)
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "config.env"
+    config.write_text(
+        "# written by a playbook\n\nLLAMA_PROXY_PORT=9001\nLLAMA_PROXY_RATE_LIMIT='5'\n"
+        'LLAMA_PROXY_ROUTES="/a b/r.json"\nLLAMAKIT_SECRETS_DIR=/s\nOTHER=1=2\n'
+    )
+    settings = load({"LLAMAKIT_CONFIG": str(config), "LLAMA_PROXY_PORT": "9002"})
+    assert settings.proxy_port == 9002
+    assert settings.rate_limit == 5
+    assert settings.routes_path == Path("/a b/r.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LLAMA_PROXY_PORT", "http"),
+        ("LLAMA_PROXY_PORT", "70000"),
+        ("LLAMA_PROXY_RATE_LIMIT", "-1"),
+        ("LLAMA_PROXY_RATE_WINDOW_SECONDS", "0"),
+        ("LLAMA_PROXY_MAX_BODY_BYTES", "1e6"),
+        ("LLAMA_PROXY_STALL_TIMEOUT_SECONDS", "nan"),
+        ("LLAMA_PROXY_QUEUE_TIMEOUT_SECONDS", "inf"),
+    ],
+)
+def test_wrong_values_are_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is '{value}'; expected"):
+        from_values({**NEEDED, name: value})
+
+
+@pytest.mark.parametrize("name", list(NEEDED))
+def test_missing_values_are_named(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is not set"):
+        from_values({**NEEDED, name: ""})
+
+
+def test_a_line_that_is_no_setting(tmp_path: Path) -> None:
+    config = tmp_path / "config.env"
+    config.write_text("A=1\nexport B=2\n")
+    with pytest.raises(SettingsError, match=r"config\.env:2"):
+        load({"LLAMAKIT_CONFIG": str(config)})
+    with pytest.raises(SettingsError, match=r"console\.sh start"):
+        load({"LLAMAKIT_CONFIG": str(tmp_path / "missing.env")})
+
+
+def in_folder(path: Path) -> Settings:
+    return from_values({**NEEDED, "LLAMAKIT_SECRETS_DIR": str(path)})
+
+
+def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = in_folder(tmp_path)
+    (tmp_path / "one").write_text("secret\n")
+    (tmp_path / "empty").write_text("\n")
+    assert settings.secret("one") == "secret"
+    for name in ("empty", "missing", "../one", ".hidden", ""):
+        with pytest.raises(SettingsError):
+            settings.secret(name)
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "one").write_text("from systemd")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    assert settings.secret("one") == "from systemd"
