@@ -1,0 +1,99 @@
+"""Fixtures of console.sh's tests: copies of this checkout, each with its user and ports."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support import leftovers
+from support.account import Account, ordinary_user, ourselves
+from support.checkout import Checkout, copy_checkout
+
+NewCheckout = Callable[..., Checkout]
+
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can try what root sees")
+KINDS = [
+    "user",
+    pytest.param("root", marks=ROOT_ONLY),
+    # Nobody else may enter the folder, as with a clone below /root.
+    pytest.param("root-hidden", marks=ROOT_ONLY),
+]
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """The folder of this run, which every user may enter."""
+    leftovers.sweep()
+    with leftovers.run_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def user(folder: Path) -> Iterator[Account]:
+    """A user without rights."""
+    with ordinary_user(folder / "home") as account:
+        yield account
+
+
+@pytest.fixture(scope="session")
+def root(folder: Path) -> Account:
+    """Ourselves; only used where we are root."""
+    return ourselves(folder / "root-home")
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(folder: Path) -> Path:
+    """The wheel of llama-cpp-python where every user can read it."""
+    source = Path(os.environ["LLAMAKIT_WHEELHOUSE"])
+    target = folder / "wheelhouse"
+    target.mkdir()
+    for wheel in source.glob("llama_cpp_python-*.whl"):
+        shutil.copy(wheel, target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def new_checkout(
+    folder: Path, user: Account, root: Account, wheelhouse: Path
+) -> Iterator[NewCheckout]:
+    """``new_checkout(kind="user", **environment)``: a fresh copy, stopped at the end."""
+    made: list[Checkout] = []
+
+    def new(kind: str = "user", **environment: str) -> Checkout:
+        account = user if kind == "user" else root
+        place = folder / f"{kind}-{len(made)}"
+        if kind == "root-hidden":
+            place.mkdir(mode=0o700)
+            place /= "clone"
+        cache = folder / f"pip-{account.name}"
+        if not cache.exists():
+            _seed(cache, account)
+        checkout = copy_checkout(place, account, wheelhouse, cache, **environment)
+        made.append(checkout)
+        return checkout
+
+    yield new
+    for checkout in made:
+        checkout.discard()
+
+
+def _seed(cache: Path, account: Account) -> None:
+    """Gives the account what pip has downloaded here already, which is the same packages."""
+    known = os.environ.get("PIP_CACHE_DIR")
+    if known and Path(known).is_dir():
+        shutil.copytree(known, cache)
+    else:
+        cache.mkdir()
+    account.own(cache)
+
+
+@pytest.fixture(scope="session")
+def started(new_checkout: NewCheckout) -> Checkout:
+    """The ordinary user's checkout, started once for all tests; the smoke model runs in it."""
+    checkout = new_checkout("user")
+    checkout.first_start = checkout.start()
+    return checkout
