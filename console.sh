@@ -52,11 +52,12 @@ help() {
 
 # NAME=value lines of config/local.env, where the environment does not say otherwise.
 load_local_settings() {
-  local name value
+  local line name
   [[ -f config/local.env ]] || return 0
-  while IFS='=' read -r name value || [[ $name ]]; do
-    [[ $name =~ ^[A-Z][A-Z0-9_]*$ ]] || continue
-    [[ -v $name ]] || export "$name=$value"
+  while read -r line || [[ $line ]]; do
+    name=${line%%=*}
+    [[ $line == *=* && $name =~ ^[A-Z][A-Z0-9_]*$ ]] || continue
+    [[ -v $name ]] || export "$name=${line#*=}"
   done <config/local.env
 }
 

@@ -175,16 +175,22 @@ def stop(state_dir: Path, names: Sequence[str]) -> list[str]:
         supervisor.shutdown()
         _wait_for_end(pid)
         return sorted(stopped)
+    check_names(state_dir, names)
     running = supervisor.processes()
-    unknown = [name for name in names if name not in running]
-    if unknown:
-        raise SuperviseError(
-            f"no such service: {', '.join(unknown)}. There are: {', '.join(sorted(running))}."
-        )
     stopped = [name for name in names if running[name]["pid"]]
     for name in names:
         supervisor.stop(name)
     return sorted(stopped)
+
+
+def check_names(state_dir: Path, names: Iterable[str]) -> None:
+    """Raises SuperviseError when one is not the name of a service."""
+    services = load_services(state_dir)
+    if unknown := [name for name in names if name not in services]:
+        raise SuperviseError(
+            f"there is no service {', '.join(unknown)}; expected one of {', '.join(services)}.\n"
+            f"See what there is: ./console.sh status"
+        )
 
 
 def _wait_for_end(pid: int) -> None:

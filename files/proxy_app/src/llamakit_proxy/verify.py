@@ -50,8 +50,22 @@ def run(args: argparse.Namespace) -> int:
         with httpx.Client(base_url=base_url(settings), timeout=TIMEOUT_SECONDS) as client:
             for line in verify(client, settings, models=not proven):
                 print(line, flush=True)
-    except (VerifyError, httpx.HTTPError) as error:
+    except VerifyError as error:
         print(f"error: {error}\nSee: ./console.sh status, ./console.sh logs proxy", file=sys.stderr)
+        return 1
+    except httpx.ConnectError:
+        print(
+            f"error: nothing answers at {base_url(settings)}; expected the proxy\n"
+            "See: ./console.sh status, and start it with: ./console.sh start",
+            file=sys.stderr,
+        )
+        return 1
+    except httpx.HTTPError as error:
+        print(
+            f"error: the proxy at {base_url(settings)} broke off ({type(error).__name__})\n"
+            "See: ./console.sh logs proxy",
+            file=sys.stderr,
+        )
         return 1
     if stamp is not None:
         stamp.write_text(args.unless[1])
