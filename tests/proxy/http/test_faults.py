@@ -187,6 +187,34 @@ async def good(call: Call) -> None:
     await call.send(HEAD, delta("one"), delta("", "stop"), usage(5, 1), DONE, END)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"data": [{"embedding": [[0.1], [0.2]]}], "usage": {"prompt_tokens": 2}},
+        {"data": [], "usage": {"prompt_tokens": 2}},
+        {"data": [{"embedding": []}], "usage": {"prompt_tokens": 2}},
+        {"data": [{}], "usage": {"prompt_tokens": 2}},
+        {"data": [{"embedding": [0.1]}]},
+        {"canary-backend-text": 1},
+        [],
+    ],
+)
+async def test_embeddings_that_are_none(impatient: Proxy, impatient_key: str, answer: Any) -> None:
+    async def embed(call: Call) -> None:
+        body = json.dumps(answer).encode()
+        await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with fake_backend(embed) as fake, impatient.client(impatient_key) as client:
+        await asyncio.to_thread(impatient.route, "vectors", fake.url, kind="embedding")
+        for encoding in ("float", "base64"):
+            response = await client.post(
+                "/v1/embeddings",
+                json={"model": "vectors", "input": "x", "encoding_format": encoding},
+            )
+            assert response.status_code == 502
+            assert "canary" not in response.text
+
+
 async def test_what_the_backend_gets(impatient: Proxy, impatient_key: str) -> None:
     async with fake_backend(good) as fake, impatient.client(impatient_key) as client:
         await asyncio.to_thread(impatient.route, "fake", fake.url, aliases=["Alias"])

@@ -1,31 +1,21 @@
 """What is done for each OpenAI path, stage after stage, once the key and the limit are checked."""
 
 import time
-from array import array
-from base64 import b64encode
-from collections.abc import Awaitable, Callable
-from re import compile as regex
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from . import body as request_body
 from . import validate, wire
-from .chunks import too_long
-from .errors import ApiError, backend_away, invalid
-from .exchange import Cause, Exchange
-from .relay import Relay, backend_broke, refused
+from .embeddings import Embedder
+from .errors import ApiError, invalid
+from .exchange import Exchange
+from .relay import Relay
 from .routes import Kind, Route
 from .service import Service
-from .upstream import BrokenError, Connection, UnreachableError, Upstream
-from .validate.embedding import PATH as EMBEDDINGS_PATH
 from .validate.prepared import Prepared
-from .watchdog import Watchdog
 
 Endpoint = Callable[[Service, Exchange], Awaitable[None]]
-
-INPUTS_AT_A_TIME = 64
-"""One request to the backend embeds this many texts: answers stay small, and others' wait short."""
-MAX_EMBEDDING_ANSWER = 64 << 20
-_OVERRUN = regex(rb"Requested tokens \((\d+)\) exceed batch size of (\d+)")
 
 
 async def list_models(service: Service, exchange: Exchange) -> None:
@@ -61,39 +51,16 @@ async def embedding(service: Service, exchange: Exchange) -> None:
     document = await _read(service, exchange)
     route = _route(service, exchange, document, "embedding")
     prepared = validate.embedding(document)
-    parts = [
-        request_body.dump({"model": route.id, "input": prepared.inputs[i : i + INPUTS_AT_A_TIME]})
-        for i in range(0, len(prepared.inputs), INPUTS_AT_A_TIME)
-    ]
+    embedder = Embedder(exchange, service.settings, route)
     _measure_overhead(exchange)
     exchange.watch_client()
-    vectors: list[Any] = []
-    tokens = 0
     with service.backends.queue(route).enter(_user(exchange)) as place:
-        waited_since = time.perf_counter()
-        if place.ready is not None:
-            await place.ready
-        exchange.queue_seconds = time.perf_counter() - waited_since
-        upstream = service.backends.upstream(place.backend)
-        for part in parts:
-            answer = await _ask_embeddings(service, exchange, upstream, part)
-            vectors.extend(item["embedding"] for item in answer["data"])
-            tokens += int(answer["usage"]["prompt_tokens"])
-    exchange.prompt_tokens, exchange.completion_tokens = tokens, 0
-    answer = {
-        "object": "list",
-        "data": [
-            {
-                "object": "embedding",
-                "index": index,
-                "embedding": _base64(vector) if prepared.base64 else vector,
-            }
-            for index, vector in enumerate(vectors)
-        ],
-        "model": route.id,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
-    await exchange.respond(200, wire.encode(answer))
+        with _timed(exchange):
+            if place.ready is not None:
+                await place.ready
+        await embedder.run(service.backends.upstream(place.backend), prepared.inputs)
+    exchange.prompt_tokens, exchange.completion_tokens = embedder.tokens, 0
+    await exchange.respond(200, wire.encode(embedder.document(base64=prepared.base64)))
 
 
 async def _generate(service: Service, exchange: Exchange, route: Route, prepared: Prepared) -> None:
@@ -104,15 +71,22 @@ async def _generate(service: Service, exchange: Exchange, route: Route, prepared
     relay = Relay(exchange, prepared, service.settings)
     try:
         with service.backends.queue(route).enter(_user(exchange)) as place:
-            waited_since = time.perf_counter()
-            try:
+            with _timed(exchange):
                 await relay.wait(place)
-            finally:
-                exchange.queue_seconds = time.perf_counter() - waited_since
             await relay.run(service.backends.upstream(place.backend), body)
         await relay.deliver()
     finally:
         relay.close()
+
+
+@contextmanager
+def _timed(exchange: Exchange) -> Iterator[None]:
+    """The block is the wait in the queue."""
+    since = time.perf_counter()
+    try:
+        yield
+    finally:
+        exchange.queue_seconds = time.perf_counter() - since
 
 
 async def _read(service: Service, exchange: Exchange) -> dict[str, Any]:
@@ -166,50 +140,3 @@ def _user(exchange: Exchange) -> int:
 def _measure_overhead(exchange: Exchange) -> None:
     elapsed = time.perf_counter() - exchange.started_at
     exchange.overhead_seconds = elapsed - exchange.reading_seconds
-
-
-async def _ask_embeddings(
-    service: Service, exchange: Exchange, upstream: Upstream, body: bytes
-) -> dict[str, Any]:
-    settings = service.settings
-    # The answer comes in one piece at the end, so there is no progress to watch in between.
-    stalled = Watchdog(
-        exchange.loop,
-        max(settings.stall_timeout_seconds, settings.queue_timeout_seconds),
-        lambda: exchange.interrupt(Cause.BACKEND_STALLED),
-    )
-    stalled.start()
-    connection: Connection | None = None
-    try:
-        connection = await upstream.post(EMBEDDINGS_PATH, body, limit=MAX_EMBEDDING_ANSWER)
-        pieces = []
-        while not connection.complete:
-            pieces.append(connection.take())
-            await connection.wait()
-        pieces.append(connection.take())
-        raw = b"".join(pieces)
-        if connection.status != 200:
-            overrun = _OVERRUN.search(raw)
-            if overrun is not None:
-                raise too_long(int(overrun[1]), int(overrun[2]))
-            raise await refused(connection)
-        answer = wire.decode(raw)
-        if not isinstance(answer.get("data"), list):
-            raise backend_broke()
-        return dict(answer)
-    except UnreachableError:
-        raise backend_away() from None
-    except (BrokenError, ValueError):
-        raise backend_broke() from None
-    finally:
-        stalled.stop()
-        if connection is not None:
-            upstream.release(connection)
-
-
-def _base64(vector: Any) -> str:
-    """Little-endian 32-bit floats, as OpenAI packs them."""
-    packed = array("f", vector)
-    if packed.itemsize != 4:
-        raise RuntimeError("this machine's C float is not 32 bits")
-    return b64encode(packed.tobytes()).decode()

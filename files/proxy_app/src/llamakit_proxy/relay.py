@@ -68,7 +68,7 @@ class Relay:
             raise backend_broke() from None
         try:
             if connection.status != 200:
-                raise await refused(connection)
+                raise refused(connection)
             if self._prepared.stream:
                 await self._stream(connection)
             else:
@@ -209,8 +209,8 @@ def backend_broke() -> ApiError:
     )
 
 
-async def refused(connection: Connection) -> ApiError:
-    """The error for a status that is not 200. The backend's words are read, not passed on."""
+def refused(connection: Connection) -> ApiError:
+    """The error for a status that is not 200. The backend's own words are not passed on."""
     if connection.status == 401:
         return ApiError(502, "backend_error", "The model server does not accept this proxy's key.")
     return ApiError(502, "backend_error", "The model server failed on this request.")

@@ -89,6 +89,15 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
 
+    async def read_all(self) -> bytes:
+        """The whole body. Raises BrokenError."""
+        pieces = []
+        while not self.complete:
+            pieces.append(self.take())
+            await self.wait()
+        pieces.append(self.take())
+        return b"".join(pieces)
+
     def wake(self) -> None:
         """End ``wait`` now."""
         if self._waiter is not None and not self._waiter.done():
