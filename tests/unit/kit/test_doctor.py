@@ -29,7 +29,11 @@ def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Where:
         "models:\n  - {id: a, port: 45123, source: {path: a.gguf}}\n"
     )
     return Where(
-        tmp_path / "models.yaml", tmp_path / "routes.yaml", tmp_path / "models", tmp_path / "run"
+        tmp_path / "models.yaml",
+        tmp_path / "routes.yaml",
+        tmp_path / "models",
+        tmp_path / "run",
+        tmp_path / "secrets",
     )
 
 
@@ -89,7 +93,7 @@ def test_memory_and_disk_that_do_not_suffice_fail(
 
 def test_secrets_that_others_can_read_fail(where: Where) -> None:
     assert list(doctor_config.secrets(where)) == []
-    secret = where.state_dir / "secrets" / "llama_api_key"
+    secret = where.secrets_dir / "llama_api_key"
     secret.parent.mkdir(parents=True)
     secret.write_text("x")
     secret.chmod(0o644)

@@ -32,6 +32,7 @@ class Where:
     routes: Path
     models_dir: Path
     state_dir: Path
+    secrets_dir: Path = Path("data/secrets")
 
 
 Check = Callable[[Where], Iterator[Finding]]

@@ -112,7 +112,7 @@ def ports(where: Where, model_ports: Mapping[str, int]) -> Iterator[Finding]:
 
 def secrets(where: Where) -> Iterator[Finding]:
     """Nobody but the services' user may read keys and passwords."""
-    folders = [where.state_dir / "secrets", where.state_dir / "models.d"]
+    folders = [where.secrets_dir, where.state_dir / "models.d"]
     present = [folder for folder in folders if folder.is_dir()]
     open_to_others = []
     for folder in present:

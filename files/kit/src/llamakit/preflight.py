@@ -14,7 +14,7 @@ import psutil
 
 from llamakit.models_cli import Commands
 from llamakit.problems import ConfigError, Problem
-from llamakit.supervise import load_services
+from llamakit.status import read_status
 
 # The environments together, measured; more only while llama-cpp-python is compiled.
 INSTALL_BYTES = 1_500_000_000
@@ -53,10 +53,10 @@ def _named(text: str) -> tuple[str, tuple[str, int]]:
 def busy_ports(wanted: dict[str, tuple[str, int]], state_dir: Path) -> Iterator[Problem]:
     """A problem for each port that someone other than the service of that name listens on.
 
-    ``wanted`` maps service names to host and port. A port that the kit's own services have now
-    counts as free: they give it up when they change.
+    ``wanted`` maps service names to host and port. A port counts as free while a running service
+    of the kit has it: that one gives it up when it changes.
     """
-    ours = {(s["host"], s["port"]) for s in load_services(state_dir).values()}
+    ours = set(_running(state_dir))
     for name, (host, port) in wanted.items():
         if (host, port) in ours or _free(host, port):
             continue
@@ -66,6 +66,14 @@ def busy_ports(wanted: dict[str, tuple[str, int]], state_dir: Path) -> Iterator[
             "a free port",
             f"stop that program, or choose another port with {_setting(name)} in config/local.env",
         )
+
+
+def _running(state_dir: Path) -> Iterator[tuple[str, int]]:
+    """Host and port of each service that the manager says is running."""
+    if (state_dir / "state.json").exists():
+        for service in read_status(state_dir).services:
+            if service.pid is not None:
+                yield service.host, service.port
 
 
 def _setting(name: str) -> str:
