@@ -12,8 +12,23 @@ import pytest
 from support import leftovers
 from support.account import Account, ordinary_user, ourselves
 from support.checkout import Checkout, copy_checkout
+from support.models import embedding_model, script_model, sharded_model
 
 NewCheckout = Callable[..., Checkout]
+
+MODELS = """\
+---
+models:
+  - id: script
+    aliases: [script.gguf]
+    source: {path: script.gguf}
+    n_ctx: 4096
+  - id: embed
+    source: {path: embed.gguf}
+    kind: embedding
+    n_ctx: 512
+# A sharded model lies under models/ and is in no list.
+"""
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can try what root sees")
 KINDS = [
@@ -97,3 +112,32 @@ def started(new_checkout: NewCheckout) -> Checkout:
     checkout = new_checkout("user")
     checkout.first_start = checkout.start()
     return checkout
+
+
+@pytest.fixture(scope="session")
+def made_models(folder: Path) -> Path:
+    """A folder with the tests' models, as somebody would hand them over."""
+    models = folder / "handed-over"
+    script_model(models)
+    embedding_model(models)
+    sharded_model(models / "shard")
+    return models
+
+
+@pytest.fixture(scope="session")
+def with_models(started: Checkout, made_models: Path) -> Checkout:
+    """The shared checkout with three models: two listed, and a sharded one copied there."""
+    models = (started.path / "models").resolve()
+    shutil.copytree(made_models, models, dirs_exist_ok=True)
+    (started.path / "config" / "models.yaml").write_text(MODELS)
+    started.account.own(models)
+    return started
+
+
+@pytest.fixture
+def three(with_models: Checkout) -> Checkout:
+    """All three models running, whatever the test before has done."""
+    status = with_models.status()
+    if status["mode"] != "multi" or status["overall"] != "up" or len(status["services"]) != 5:
+        with_models.start("multi")
+    return with_models

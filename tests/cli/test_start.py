@@ -1,30 +1,79 @@
-"""From a fresh clone to an endpoint that answers: as a user, as root, and as root below /root."""
+"""From a fresh clone to an endpoint that answers, and back to a fresh clone.
+
+As an ordinary user whose first start was killed again and again, as root, and as root in a folder
+that nobody else can enter.
+"""
 
 import json
+import pwd
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from cli.conftest import KINDS, NewCheckout
-from support.checkout import Checkout
-from support.processes import describe
+from support.checkout import Checkout, Run
+from support.processes import describe, end_group
 
 SECRETS = ("llama_api_key", "postgres_superuser_password", "postgres_admin_password")
 
 
+# What start prints just before the moments at which it is killed.
+MOMENTS = [
+    "==> Install the controller",
+    "Ensure the secrets exist",
+    "Create the Python environment for postgresql",
+    "Make the cluster",
+    "Bring up postgres",
+    "Create the Python environment for llama_server",
+    "Bring up llama-",
+    "Ensure the database and its roles exist",
+    "==> Prove that it works",
+]
+AT_WORK = "another ./console.sh is at work"
+
+
 @pytest.fixture(scope="module", params=KINDS)
-def fresh(
-    request: pytest.FixtureRequest, new_checkout: NewCheckout
-) -> Iterator[Checkout]:
+def fresh(request: pytest.FixtureRequest, new_checkout: NewCheckout) -> Iterator[Checkout]:
     """A checkout of each kind after its first start."""
-    if request.param == "user":
-        yield request.getfixturevalue("started")
-        return
     checkout = new_checkout(request.param)
-    checkout.first_start = checkout.start()
+    if request.param == "user":
+        killed = [moment for moment in MOMENTS if kill_at(checkout, moment)]
+        assert len(killed) >= 6, killed
+        checkout.first_start = patient_start(checkout)
+    else:
+        checkout.first_start = checkout.start()
     yield checkout
     checkout.discard()
+
+
+def kill_at(checkout: Checkout, moment: str) -> bool:
+    """Starts, and kills the whole process group when ``moment`` is printed; whether it was."""
+    while True:
+        child = checkout.spawn([str(checkout.path / "console.sh"), "start"])
+        assert child.stdout is not None
+        assert child.stderr is not None
+        try:
+            for line in child.stdout:
+                if moment in line:
+                    return True
+            if AT_WORK not in child.stderr.read():
+                return False
+        finally:
+            end_group(child.pid)
+            child.communicate()
+
+
+def patient_start(checkout: Checkout) -> Run:
+    """``start``, repeated while what a killed one has left behind is still at work."""
+    deadline = time.monotonic() + 120
+    while True:
+        run = checkout.console("start")
+        if AT_WORK not in run.err or time.monotonic() > deadline:
+            assert run.code == 0, run.screen
+            return run
+        time.sleep(1)
 
 
 def test_a_first_start_says_how_to_go_on(fresh: Checkout) -> None:
@@ -101,3 +150,47 @@ def test_stop_leaves_nothing_running_and_start_brings_it_back(fresh: Checkout) -
     assert "./console.sh start" in status.out
     fresh.start()
     assert fresh.all_up()
+
+
+def test_half_made_things_are_gone(fresh: Checkout) -> None:
+    runtime = fresh.path / "runtime"
+    left = [
+        str(path.relative_to(fresh.path))
+        for pattern in ("**/.write_files-*", "tmp.*", "*.new", "**/*.part")
+        for folder in (runtime.resolve(), (fresh.path / "data").resolve())
+        for path in folder.glob(pattern)
+    ]
+    assert left == []
+    for name in ("supervisor", "postgresql", "llama_server", "proxy"):
+        (environment,) = (runtime / name).iterdir()
+        assert (environment / ".complete").exists()
+
+
+@pytest.mark.parametrize("fresh", ["user"], indirect=True)
+def test_uninstall_keeps_models_users_and_keys(fresh: Checkout) -> None:
+    key = fresh.new_key("kim")
+    (fresh.path / "models" / "kept.txt").write_text("a model, for all that uninstall knows")
+    run = fresh.console("uninstall")
+    assert run.code == 0, run.screen
+    assert "models/ and data/" in run.out
+    assert describe(fresh.processes()) == []
+    assert not (fresh.path / "runtime").exists()
+    assert (fresh.path / "models" / "kept.txt").exists()
+    fresh.start()
+    with fresh.client(key) as client:
+        assert client.get("/v1/models").status_code == 200
+
+
+def test_purge_leaves_a_fresh_clone(fresh: Checkout) -> None:
+    assert (fresh.path / "runtime").exists()
+    hidden = (fresh.path / "runtime").is_symlink()
+    assert fresh.state.exists() == hidden
+    run = fresh.console("uninstall", "--purge", "--yes")
+    assert run.code == 0, run.screen
+    assert describe(fresh.processes()) == []
+    assert sorted(fresh.tree() - fresh.fresh) == []
+    assert sorted(fresh.fresh - fresh.tree()) == []
+    assert not fresh.state.exists()
+    if fresh.account.uid == 0:
+        assert fresh.service_user not in {entry.pw_name for entry in pwd.getpwall()}
+    assert [path for path in fresh.account.home.rglob("*") if "ansible" in path.name] == []

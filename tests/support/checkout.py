@@ -56,6 +56,7 @@ class Checkout:
     proxy_port: int
     model_port: int
     postgres_port: int
+    fresh: set[str] = field(default_factory=set)  # every path before anything was run
     first_start: Run | None = None
     _children: list[subprocess.Popen[str]] = field(default_factory=list)
 
@@ -209,7 +210,9 @@ def copy_checkout(
         "HF_ENDPOINT": NO_HUB,
         **environment,
     }
-    return Checkout(target, account, environment, proxy, models[0], postgres)
+    checkout = Checkout(target, account, environment, proxy, models[0], postgres)
+    checkout.fresh = checkout.tree()
+    return checkout
 
 
 def free_ports(count: int) -> list[int]:

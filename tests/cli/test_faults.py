@@ -1,0 +1,171 @@
+"""What goes wrong is told on one screen with what to do, and what ran keeps running."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import MODELS, ROOT_ONLY, NewCheckout
+from support.checkout import Checkout, Run, listening
+
+SCREEN = 24  # lines
+
+
+def told(run: Run, *words: str) -> None:
+    """The command failed, said each of the words, and needed no more than a screen for it."""
+    assert run.code != 0, run.screen
+    for word in words:
+        assert word in run.screen, run.screen
+    assert len(run.screen.splitlines()) <= SCREEN, run.screen
+    assert "Traceback" not in run.screen
+
+
+@pytest.fixture
+def undisturbed(three: Checkout) -> Iterator[Checkout]:
+    """The running checkout; afterwards every service must be the process it was."""
+    before = three.pids()
+    yield three
+    (three.path / "config" / "models.yaml").write_text(MODELS)
+    assert three.pids() == before
+    assert three.all_up()
+
+
+SECOND = "  - id: second\n    source: {path: embed.gguf}\n"
+BROKEN = {
+    "not YAML": (MODELS + "  - id: [unclosed\n", ("models.yaml", "line ")),
+    "no list": ("models: script\n", ("models.yaml", "expected:")),
+    "duplicate id": (MODELS + "  - id: embed\n    source: {path: x.gguf}\n", ("embed", "twice")),
+    "duplicate port": (
+        MODELS.replace("n_ctx: 4096", "port: 20000") + SECOND + "    port: 20000\n",
+        ("port", "20000"),
+    ),
+    "unknown field": (MODELS.replace("n_ctx: 4096", "n_ctxt: 4096"), ("n_ctxt", "n_ctx")),
+    "wrong type": (MODELS.replace("n_ctx: 4096", "n_ctx: lots"), ("n_ctx", "expected:")),
+    "missing file": (MODELS + "  - id: lost\n    source: {path: lost.gguf}\n", ("lost.gguf",)),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), BROKEN.values(), ids=list(BROKEN))
+def test_a_broken_models_yaml(undisturbed: Checkout, text: str, words: tuple[str, ...]) -> None:
+    (undisturbed.path / "config" / "models.yaml").write_text(text)
+    told(undisturbed.console("start"), "do:", *words)
+
+
+def test_a_truncated_model(undisturbed: Checkout) -> None:
+    models = undisturbed.path / "models"
+    whole = (models / "script.gguf").read_bytes()
+    damaged = models / "damaged.gguf"
+    damaged.write_bytes(whole[: len(whole) // 2])
+    try:
+        told(undisturbed.console("use", "damaged"), "damaged.gguf", "incompletely", "do:")
+        told(undisturbed.console("start", "multi", "--model", "damaged"), "damaged", "do:")
+    finally:
+        damaged.unlink()
+
+
+def test_an_unknown_model(undisturbed: Checkout) -> None:
+    told(undisturbed.console("use", "scirpt"), "scirpt", "script")
+    told(undisturbed.console("start", "--model", "nosuch"), "nosuch")
+    told(undisturbed.console("add", "nosuch"), "nosuch")
+
+
+@pytest.mark.parametrize(
+    "setting", ["LLAMA_PROXY_PORT", "LLAMA_SERVER_PORT", "POSTGRES_AUTH_PORT"]
+)
+def test_a_busy_port(undisturbed: Checkout, setting: str) -> None:
+    port = undisturbed.model_port + 6
+    with listening(port):
+        run = undisturbed.console("start", env={setting: str(port)})
+    told(run, str(port), setting, "in use", "do:")
+
+
+def test_a_port_that_is_none(undisturbed: Checkout) -> None:
+    told(undisturbed.console("start", env={"LLAMA_PROXY_PORT": "eighty"}), "eighty")
+
+
+def test_a_routes_file_that_names_an_unknown_model(undisturbed: Checkout) -> None:
+    routes = undisturbed.path / "config" / "proxy_routes.yaml"
+    before = routes.read_text()
+    routes.write_text("models: [oops\n")
+    try:
+        told(undisturbed.console("start"), "proxy_routes.yaml", "do:")
+    finally:
+        routes.write_text(before)
+
+
+@pytest.fixture
+def no_compiler(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> str:
+    """A PATH with every program but compilers."""
+    programs = folder / "no-compiler"
+    programs.mkdir(exist_ok=True)
+    for place in ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"):
+        for program in Path(place).glob("*"):
+            compiler = program.name.startswith(("cc", "c++", "gcc", "g++", "clang", "x86_64-linux"))
+            if not compiler and not (programs / program.name).exists():
+                (programs / program.name).symlink_to(program)
+    return str(programs)
+
+
+def test_no_compiler_and_no_wheel(undisturbed: Checkout, no_compiler: str, folder: Path) -> None:
+    empty = folder / "empty-wheelhouse"
+    empty.mkdir(exist_ok=True)
+    environment = {"PATH": no_compiler, "LLAMAKIT_WHEELHOUSE": str(empty)}
+    told(
+        undisturbed.console("start", env=environment),
+        "no cc",
+        "apt-get install gcc g++",
+        "LLAMAKIT_WHEELHOUSE",
+    )
+
+
+# --- full disks ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Callable[[Path, int], None]]:
+    """``small_disk(folder, megabytes)`` puts a file system of that size there."""
+    mounted: list[Path] = []
+
+    def mount(target: Path, megabytes: int) -> None:
+        options = f"size={megabytes}m,mode=0755"
+        command = ["mount", "-t", "tmpfs", "-o", options, "llamakit-test", str(target)]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("this machine lets nobody mount a file system")
+        mounted.append(target)
+
+    yield mount
+    for target in mounted:
+        subprocess.run(["umount", "--lazy", str(target)], check=True)
+
+
+@ROOT_ONLY
+def test_a_disk_that_is_full_before_anything_is_installed(
+    new_checkout: NewCheckout, small_disk: Callable[[Path, int], None]
+) -> None:
+    checkout = new_checkout("user")
+    runtime = checkout.path / "runtime"
+    runtime.mkdir()
+    small_disk(runtime, 40)
+    checkout.account.own(runtime)
+    told(checkout.console("start"), "runtime", "free")
+
+
+@ROOT_ONLY
+def test_a_disk_that_fills_up_later(
+    undisturbed: Checkout, small_disk: Callable[[Path, int], None], folder: Path
+) -> None:
+    """The next start refuses to go on, and leaves what runs alone."""
+    disk = folder / "disk"
+    disk.mkdir()
+    small_disk(disk, 40)
+    undisturbed.account.own(disk)
+    python = undisturbed.path / "runtime" / "controller" / "bin" / "python"
+    check = ["-m", "llamakit", "preflight", "--state-dir", str(disk), "--plan", "-"]
+    plan = undisturbed.run(
+        [str(python), *check],
+        env={"PYTHONPATH": str(undisturbed.path / "files" / "kit" / "src")},
+        stdin='{"models": []}',
+    )
+    told(plan, str(disk), "free", "do:")
+    assert list(disk.iterdir()) == []

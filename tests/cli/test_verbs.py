@@ -1,0 +1,183 @@
+"""The command line itself: its help, its refusals, and the verbs that change nothing much."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import NewCheckout
+from support.checkout import Checkout
+from support.processes import end_group, wait_for
+
+VERBS = [
+    "install", "start", "stop", "restart", "status", "models", "use", "add", "start-proxy",
+    "stop-proxy", "logs", "user", "usage", "verify", "doctor", "test", "uninstall", "help",
+]  # fmt: skip
+
+
+def test_help_lists_every_verb(started: Checkout) -> None:
+    for arguments in ((), ("help",), ("--help",), ("-h",)):
+        run = started.console(*arguments)
+        assert run.code == 0
+        assert re.findall(r"^  ([a-z-]+) ", run.out, re.MULTILINE) == VERBS
+        assert all(len(line) <= 100 for line in run.out.splitlines())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("frobnicate",),
+        ("--frobnicate",),
+        ("start", "quickly"),
+        ("start", "--model"),
+        ("start", "--frobnicate"),
+        ("install", "x"),
+        ("stop", "proxy"),
+        ("restart", "../proxy"),
+        ("status", "--yaml"),
+        ("models", "--yaml"),
+        ("use", "a", "b"),
+        ("add", "a", "b"),
+        ("start-proxy", "x"),
+        ("stop-proxy", "x"),
+        ("logs", "--forever"),
+        ("logs", "a", "b"),
+        ("logs", "../../etc/passwd"),
+        ("user",),
+        ("user", "frobnicate"),
+        ("user", "create"),
+        ("usage", "--by", "colour"),
+        ("verify", "--frobnicate"),
+        ("doctor", "--frobnicate"),
+        ("test", "everything"),
+        ("test", "unit", "proxy"),
+        ("uninstall", "--frobnicate"),
+        ("uninstall", "--purge"),
+        ("help", "me"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_arguments_are_refused_in_a_few_lines(
+    started: Checkout, arguments: tuple[str, ...]
+) -> None:
+    run = started.console(*arguments)
+    assert run.code == 2, run.screen
+    assert 1 <= len(run.err.splitlines()) <= 12, run.screen
+    assert "Traceback" not in run.screen
+    assert not run.out, run.out
+
+
+def test_restart_and_logs_of_what_is_not_there(started: Checkout) -> None:
+    restarted = started.console("restart", "nosuch")
+    assert restarted.code != 0
+    assert "nosuch" in restarted.screen
+    assert "proxy" in restarted.screen, "what there is instead"
+    logs = started.console("logs", "nosuch")
+    assert logs.code == 1
+    assert "proxy" in logs.err
+
+
+def test_nothing_is_installed_yet(new_checkout: NewCheckout) -> None:
+    """Verbs that need an installation say so, quickly, and make nothing."""
+    checkout = new_checkout("user")
+    before = checkout.tree()
+    for arguments in (
+        ("stop",), ("restart",), ("status",), ("logs",), ("user", "list"), ("usage",), ("verify",),
+        ("start-proxy",), ("stop-proxy",),
+    ):  # fmt: skip
+        run = checkout.console(*arguments)
+        assert run.code == 1, arguments
+        assert "./console.sh start" in run.err
+        assert len(run.err.splitlines()) <= 3
+    assert checkout.tree() == before
+
+
+def test_verbs_work_from_anywhere(three: Checkout) -> None:
+    run = three.console("status", cwd=three.account.home)
+    assert run.code == 0, run.screen
+    link = three.account.home / "kit"
+    link.symlink_to(three.path / "console.sh")
+    assert three.run([str(link), "status"], cwd=three.account.home).code == 0
+    link.unlink()
+
+
+def test_a_second_console_at_the_same_time_says_so(three: Checkout) -> None:
+    first = three.spawn([str(three.path / "console.sh"), "restart"])
+    try:
+        assert first.stdout is not None
+        assert "Act on the services" in first.stdout.readline()
+        second = three.console("restart")
+        assert second.code == 1
+        assert "another ./console.sh" in second.err
+        assert three.console("status").code in (0, 1, 3), "looking is always allowed"
+        out, err = first.communicate(timeout=120)
+        assert first.returncode == 0, out + err
+    finally:
+        end_group(first.pid)
+    assert three.all_up()
+
+
+def test_logs(three: Checkout) -> None:
+    assert "script" in three.console("logs", "script").out
+    everything = three.console("logs").out
+    assert "proxy.log" in everything
+    assert "postgres.log" in everything
+    following = three.spawn([str(three.path / "console.sh"), "logs", "proxy", "-f"])
+    try:
+        assert following.stdout is not None
+        assert following.stdout.readline()
+        assert following.poll() is None, "it goes on"
+    finally:
+        end_group(following.pid)
+        following.communicate()
+
+
+def test_models_are_numbered(three: Checkout) -> None:
+    table = three.console("models")
+    assert table.code == 0
+    rows = re.findall(r"^ +(\d+)  (\S+) .* (\d) .* present$", table.out, re.MULTILINE)
+    assert rows == [("1", "script", "1"), ("2", "embed", "1"), ("3", "shard", "3")]
+
+
+def test_verify_proves_each_model(three: Checkout) -> None:
+    run = three.console("verify")
+    assert run.code == 0, run.screen
+    assert "401" in run.out
+    for model in ("script", "embed", "shard"):
+        assert model in run.out
+
+
+def test_doctor_finds_this_machine_fit(three: Checkout) -> None:
+    run = three.console("doctor")
+    assert run.code == 0, run.screen
+    assert not re.search(r"^fail", run.out, re.MULTILINE)
+
+
+def test_users_and_usage(three: Checkout) -> None:
+    key = three.new_key("hal", "--rate-limit", "0")
+    with three.client(key) as client:
+        body = {"model": "script", "messages": [{"role": "user", "content": "hello"}]}
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+    assert "hal" in three.console("user", "list").out
+    wait_for(lambda: "hal" in three.console("usage").out, 10, "the request is counted")
+    by_day = three.console("usage", "--user", "hal", "--by", "user,model,day")
+    assert "script" in by_day.out, by_day.screen
+    assert three.console("user", "set-limit", "hal", "--rate-limit", "5").code == 0
+    assert "5 per" in three.console("user", "show", "hal").out
+    assert three.console("user", "delete", "hal").code != 0, "asks first"
+    assert three.console("user", "delete", "hal", "--yes").code == 0
+    assert "hal" not in three.console("user", "list").out
+    twice = [three.console("user", "create", "--username", "ivy").code for _ in range(2)]
+    assert twice[0] == 0 != twice[1]
+
+
+def test_scripts_that_know_the_old_names(three: Checkout) -> None:
+    bin_ = three.path / "bin"
+    assert three.run([str(bin_ / "user_management_cli.sh"), "init-db"], cwd=Path("/")).code == 0
+    made = three.run([str(bin_ / "bootstrap_user_cli.sh"), "--username", "judy"])
+    assert made.code == 0, made.screen
+    with three.client(made.out.strip()) as client:
+        assert client.get("/v1/models").status_code == 200
+    listed = three.run([str(bin_ / "user_management_cli.sh"), "list-users", "--json"])
+    assert "judy" in {user["username"] for user in json.loads(listed.out)}
