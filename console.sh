@@ -101,7 +101,10 @@ that every user may run. Install it, as root:  apt-get install python3 python3-v
 }
 
 bootstrap() {
-  local lock python
+  local lock python tool
+  for tool in setpriv flock; do
+    command -v "$tool" >/dev/null || fail "$tool is missing. Install it, as root:  apt-get install util-linux"
+  done
   prepare_folders
   lock=$(sha256sum requirements/controller.txt requirements/collections.txt requirements.yml | sha256sum | cut -c1-16)
   if [[ $(cat "$CONTROLLER/.complete" 2>/dev/null) != "$lock" ]]; then
