@@ -1,4 +1,4 @@
-"""A real llama_cpp.server for tests, started as the kit starts it, by ``llamakit.launch``."""
+"""A real llama_cpp.server for tests, started by the kit's own launcher."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ class Backend:
         """Start and wait until the model is loaded, which is when the port opens."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "llamakit.launch", str(self.config)],
+                [sys.executable, "-m", "llamakit.server.launch", str(self.config)],
                 stdout=log,
                 stderr=log,
                 env={"PATH": os.environ["PATH"], "PYTHONPATH": str(KIT)},

@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from llamakit.recital import (
+from llamakit.smoke.recital import (
     EOS,
     SPACE,
     Vocabulary,

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from llamakit import doctor_build, doctor_config, doctor_machine
 from llamakit.cli import main
-from llamakit.doctor import Finding, Where
+from llamakit.doctor import build, config, machine
+from llamakit.doctor.finding import Finding, Where
 from support.hub import running_hub
 from support.models import script_model
 
@@ -59,15 +59,15 @@ def test_all_checks_run_and_each_problem_has_a_remedy(
 
 def test_a_broken_configuration_fails(where: Where) -> None:
     where.models.write_text("models:\n  - {id: a}\n")
-    (finding,) = doctor_config.configuration(where)
+    (finding,) = config.configuration(where)
     assert finding.level == "fail"
     assert "line 2" in finding.found
 
 
 def test_a_missing_model_warns_and_a_damaged_one_fails(where: Where) -> None:
-    assert levels(list(doctor_config.configuration(where)))["model"] == "warn"
+    assert levels(list(config.configuration(where)))["model"] == "warn"
     (where.models_dir / "a.gguf").write_bytes(b"x")
-    assert levels(list(doctor_config.configuration(where)))["model"] == "fail"
+    assert levels(list(config.configuration(where)))["model"] == "fail"
 
 
 def test_a_busy_port_fails_and_names_the_program(where: Where) -> None:
@@ -76,7 +76,7 @@ def test_a_busy_port_fails_and_names_the_program(where: Where) -> None:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", 45123))
         taken.listen()
-        found = [f for f in doctor_config.configuration(where) if f.subject == "ports"]
+        found = [f for f in config.configuration(where) if f.subject == "ports"]
     assert found[0].level == "fail"
     assert "python" in found[0].found
 
@@ -84,37 +84,37 @@ def test_a_busy_port_fails_and_names_the_program(where: Where) -> None:
 def test_memory_and_disk_that_do_not_suffice_fail(
     where: Where, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert doctor_config.memory("a", 1 << 60).level == "fail"
-    assert doctor_config.memory("a", 1).level == "ok"
+    assert config.memory("a", 1 << 60).level == "fail"
+    assert config.memory("a", 1).level == "ok"
     disk = SimpleNamespace(free=10_000_000)
     monkeypatch.setattr("psutil.disk_usage", lambda _path: disk)
-    assert levels(list(doctor_config.disk(where, [])))["disk"] == "fail"
+    assert levels(list(config.disk(where, [])))["disk"] == "fail"
 
 
 def test_secrets_that_others_can_read_fail(where: Where) -> None:
-    assert list(doctor_config.secrets(where)) == []
+    assert list(config.secrets(where)) == []
     secret = where.secrets_dir / "llama_api_key"
     secret.parent.mkdir(parents=True)
     secret.write_text("x")
     secret.chmod(0o644)
-    (finding,) = doctor_config.secrets(where)
+    (finding,) = config.secrets(where)
     assert finding.level == "fail"
     assert f"chmod 600 {secret}" in finding.remedy
     secret.chmod(0o600)
-    assert levels(list(doctor_config.secrets(where)))["secrets"] == "ok"
+    assert levels(list(config.secrets(where)))["secrets"] == "ok"
 
 
 def test_without_wheel_and_compiler_the_install_command_is_told(
     where: Where, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda _name: None)
-    (finding,) = doctor_build.wheel_or_compiler(where)
+    (finding,) = build.wheel_or_compiler(where)
     assert finding.level == "fail"
     assert "as root:" in finding.remedy
     wheels = where.state_dir / "wheelhouse"
     wheels.mkdir(parents=True)
     (wheels / "llama_cpp_python-0.3.36-py3-none-linux_x86_64.whl").touch()
-    assert levels(list(doctor_build.wheel_or_compiler(where)))["engine"] == "ok"
+    assert levels(list(build.wheel_or_compiler(where)))["engine"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_install_command_fits_the_distribution(
     monkeypatch: pytest.MonkeyPatch, release: dict[str, str], command: str
 ) -> None:
     monkeypatch.setattr("platform.freedesktop_os_release", lambda: release)
-    assert command in doctor_build.compiler_command()
+    assert command in build.compiler_command()
 
 
 def test_a_gpu_without_a_build_for_it_warns(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,14 +140,14 @@ def test_a_gpu_without_a_build_for_it_warns(where: Where, monkeypatch: pytest.Mo
     libraries = where.state_dir / "llama_server" / "0" / "lib" / "llama_cpp" / "lib"
     libraries.mkdir(parents=True)
     (libraries / "libggml-cpu.so").touch()
-    assert levels(list(doctor_build.graphics(where)))["gpu"] == "warn"
+    assert levels(list(build.graphics(where)))["gpu"] == "warn"
     (libraries / "libggml-cuda.so").touch()
-    assert levels(list(doctor_build.graphics(where)))["gpu"] == "ok"
+    assert levels(list(build.graphics(where)))["gpu"] == "ok"
 
 
 def test_a_hub_that_answers_tells_the_time(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert levels(list(doctor_machine.hub_and_clock(where))) == {"hub": "warn", "clock": "ok"}
+    assert levels(list(machine.hub_and_clock(where))) == {"hub": "warn", "clock": "ok"}
     with running_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        found = list(doctor_machine.hub_and_clock(where))
+        found = list(machine.hub_and_clock(where))
     assert levels(found)["hub"] == "ok"

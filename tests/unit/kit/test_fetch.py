@@ -17,12 +17,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from llamakit import download
 from llamakit.cli import main
-from llamakit.hub import remote_files
-from llamakit.models_file import Source
-from llamakit.progress import Progress
-from llamakit.stamps import Stamps
+from llamakit.config.models_file import Source
+from llamakit.fetch import download
+from llamakit.fetch.hub import remote_files
+from llamakit.fetch.progress import Progress
+from llamakit.fetch.stamps import Stamps
 from support.hub import Hub, running_hub
 from support.models import script_model, sharded_model
 

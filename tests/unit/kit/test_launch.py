@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from llamakit.engines import Request, engines
-from llamakit.gguf_header import read_header
-from llamakit.smoke import TEXT, write_smoke_model
+from llamakit.models.gguf_header import read_header
+from llamakit.smoke.model import TEXT, write_smoke_model
 from support.models import SAY, SAY_TOKENS, embedding_model, script_model, sharded_model
 
 KIT = Path(__file__).parents[3] / "files" / "kit" / "src"
@@ -85,7 +85,7 @@ def _header(model: Path) -> Any:
 def launch(config: Path, **environment: str) -> subprocess.Popen[bytes]:
     with config.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "llamakit.launch", str(config)],
+            [sys.executable, "-m", "llamakit.server.launch", str(config)],
             env={**os.environ, "PYTHONPATH": str(KIT), **environment},
             stdout=log,
             stderr=log,

@@ -9,11 +9,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from llamakit.config.models_file import MODEL_KEYS, load_models
+from llamakit.config.problems import ConfigError
+from llamakit.config.routes_file import load_overrides
+from llamakit.config.schema_check import load_schema
 from llamakit.engines import engines
-from llamakit.models_file import MODEL_KEYS, load_models
-from llamakit.problems import ConfigError
-from llamakit.routes_file import load_overrides
-from llamakit.schema_check import load_schema
 
 ROOT = Path(__file__).parents[3]
 SHA = "0" * 64

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from llamakit.cli import main
-from llamakit.plan import PlanOptions, build_plan
-from llamakit.ports import assign_ports
-from llamakit.problems import ConfigError
+from llamakit.config.problems import ConfigError
+from llamakit.models.plan import PlanOptions, build_plan
+from llamakit.models.ports import assign_ports
 from support.models import embedding_model, random_model, script_model, sharded_model
 
 

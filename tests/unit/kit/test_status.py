@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from llamakit.cli import main
-from llamakit.managers import _units, count_restarts
-from llamakit.status import read_status
-from llamakit.supervise import connect
+from llamakit.services.managers import _units, count_restarts
+from llamakit.services.status import read_status
+from llamakit.services.supervise import connect
 
 SERVER = """
 import http.server, sys

@@ -1,6 +1,6 @@
 """What turns config/models.yaml into running model servers, and tells how they are.
 
-Importing the package must stay free of third-party modules: ``llamakit.launch`` runs inside
+Importing the package must stay free of third-party modules: ``llamakit.server.launch`` runs inside
 the model server's environment, which has only llama-cpp-python and what that needs.
 """
 

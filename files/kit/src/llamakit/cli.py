@@ -6,28 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from llamakit import (
-    doctor,
-    files_cli,
-    models_cli,
-    prefetch,
-    preflight,
-    status_cli,
-    summary,
-    supervise_cli,
-)
-from llamakit.problems import ConfigError
+from llamakit.config.problems import ConfigError
+from llamakit.doctor import cli as doctor
+from llamakit.fetch import cli as fetch
+from llamakit.fetch import prefetch
+from llamakit.models import cli as models
+from llamakit.services import preflight, status_cli, summary, supervise_cli
 
-COMMANDS = (
-    models_cli,
-    files_cli,
-    prefetch,
-    preflight,
-    supervise_cli,
-    status_cli,
-    summary,
-    doctor,
-)
+COMMANDS = (models, fetch, prefetch, preflight, supervise_cli, status_cli, summary, doctor)
 EXIT_CONFIG = 2
 EXIT_INTERRUPTED = 130
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llamakit.gguf_header import Header
+from llamakit.models.gguf_header import Header
 
 
 @dataclass(frozen=True, slots=True)

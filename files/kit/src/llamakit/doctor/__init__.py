@@ -1,0 +1,1 @@
+"""Looks for what could go wrong on this machine."""

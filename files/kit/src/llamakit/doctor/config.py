@@ -1,0 +1,132 @@
+"""Checks of what the user configured: the files, the models, their memory and their ports."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from llamakit.config.problems import ConfigError
+from llamakit.doctor.finding import Finding, Where
+from llamakit.fetch.prefetch import last_choice
+from llamakit.models.plan import PlanOptions, build_plan
+from llamakit.quantities import size
+from llamakit.services.preflight import busy_ports
+
+
+def configuration(where: Where) -> Iterator[Finding]:
+    """models.yaml and proxy_routes.yaml, then what the next start would run."""
+    last = last_choice(where.state_dir)
+    try:
+        plan = build_plan(
+            PlanOptions(
+                models=where.models,
+                routes=where.routes,
+                models_dir=where.models_dir,
+                smoke_dir=where.state_dir / "smoke",
+                mode=last.get("mode", "single"),
+                model=last.get("model"),
+                port_base=int(os.environ.get("LLAMA_SERVER_PORT") or 8010),
+            )
+        )
+    except ConfigError as error:
+        for problem in error.problems:
+            found = f"{problem.where}: {problem.found}"
+            yield Finding("fail", "config", found, f"{problem.remedy} ({problem.expected})")
+        return
+    models = plan["models"]
+    yield Finding("ok", "config", f"{where.models} and {where.routes.name} are valid")
+    for model in models:
+        state = model["state"]
+        if state == "invalid":
+            remedy = "remove the file or copy it again; ./console.sh models shows all"
+            yield Finding("fail", "model", f"{model['id']}: {model['state_detail']}", remedy)
+        elif state != "present" and model["running"]:
+            found = f"{model['id']} is {state}, so the smoke model may have to stand in"
+            yield Finding("warn", "model", found, "./console.sh add")
+        elif state == "present":
+            yield Finding("ok", "model", f"{model['id']} is there and whole")
+    running = [model for model in models if model["running"]]
+    names = " and ".join(model["id"] for model in running)
+    yield memory(names, sum(model["memory_bytes"] for model in running))
+    yield from disk(where, models)
+    yield from ports(where, {model["id"]: model["port"] for model in running})
+
+
+def memory(name: str, needed: int) -> Finding:
+    """Compares what a model needs (bytes, estimated) with what the machine has."""
+    total = min(psutil.virtual_memory().total, memory_limit())
+    found = f"{name} needs about {size(needed)} of {size(total)}"
+    if needed > total:
+        return Finding("fail", "memory", found, "choose a smaller model or a smaller n_ctx")
+    if needed > 0.8 * total:
+        return Finding("warn", "memory", found, "expect swapping; a smaller n_ctx needs less")
+    return Finding("ok", "memory", found)
+
+
+def memory_limit() -> int:
+    """The container's memory limit in bytes; huge when there is none."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        return int(text) if text != "max" else 1 << 62
+    except (OSError, ValueError):
+        return 1 << 62
+
+
+def disk(where: Where, models: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Free space for the models that are still to be fetched, and for all else."""
+    folder = where.models_dir if where.models_dir.is_dir() else Path()
+    free = psutil.disk_usage(str(folder)).free
+    missing = sum(
+        file["size"] or 0
+        for model in models
+        if model["state"] != "present"
+        for file in model["files"]
+    )
+    found = f"{size(free)} free, models to fetch need {size(missing)}"
+    if free < missing + 200_000_000:
+        yield Finding("fail", "disk", found, f"make room on the disk of {folder.resolve()}")
+    elif free < missing + 2_000_000_000:
+        yield Finding("warn", "disk", found, "an installation from scratch needs 2 GB more")
+    else:
+        yield Finding("ok", "disk", found)
+
+
+def ports(where: Where, model_ports: Mapping[str, int]) -> Iterator[Finding]:
+    """Ports that another program holds; a Postgres elsewhere (POSTGRES_AUTH_HOST) needs none."""
+    wanted = {f"llama-{name}": ("127.0.0.1", port) for name, port in model_ports.items()}
+    wanted["proxy"] = ("127.0.0.1", int(os.environ.get("LLAMA_PROXY_PORT") or 8001))
+    if not os.environ.get("POSTGRES_AUTH_HOST"):
+        wanted["postgres"] = ("127.0.0.1", int(os.environ.get("POSTGRES_AUTH_PORT") or 5433))
+    busy = list(busy_ports(wanted, where.state_dir))
+    for problem in busy:
+        yield Finding("fail", "ports", f"{problem.where}: {problem.found}", problem.remedy)
+    if not busy:
+        numbers = ", ".join(str(port) for _, port in wanted.values())
+        yield Finding("ok", "ports", f"{numbers} are free or used by llamakit")
+
+
+def secrets(where: Where) -> Iterator[Finding]:
+    """Nobody but the services' user may read keys and passwords."""
+    folders = [where.secrets_dir, where.state_dir / "models.d"]
+    present = [folder for folder in folders if folder.is_dir()]
+    open_to_others = []
+    for folder in present:
+        try:
+            files = list(folder.iterdir())
+        except PermissionError:
+            yield Finding("ok", "secrets", f"{folder} is closed to us, as it should be")
+            return
+        open_to_others += [f for f in files if stat.S_IMODE(f.stat().st_mode) & 0o077]
+    if open_to_others:
+        names = " ".join(str(file) for file in open_to_others)
+        yield Finding("fail", "secrets", f"others can read {names}", f"chmod 600 {names}")
+    elif present:
+        yield Finding("ok", "secrets", "readable by the services' user alone")
+
+
+CHECKS = (configuration, secrets)

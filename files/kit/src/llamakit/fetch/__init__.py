@@ -1,0 +1,1 @@
+"""Downloads model files and checks what is there."""

@@ -1,0 +1,91 @@
+"""Fetches what the next start would run, with progress, before the plays run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from llamakit.arguments import Commands, add_model_arguments
+from llamakit.fetch.cli import fetch_model
+from llamakit.fetch.errors import FetchError, FetchStatus
+from llamakit.fetch.stamps import Stamps
+from llamakit.models.plan import PlanOptions, build_plan, list_candidates
+from llamakit.smoke.stand_in import SMOKE_ID
+
+SMOKE_STANDS_IN = """
+There is no model here and none can be fetched now. The built-in smoke model
+stands in: it recites a fixed text, so that keys, limits and clients can be tried.
+"""
+SMOKE_GOES_ON = "The smoke model still stands in. To fetch a real one: ./console.sh add"
+ANOTHER_IS_HERE = """
+The model {id} is here, and runs instead. ./console.sh use switches to another.
+"""
+MULTI_NEEDS_ALL = """
+multi runs every model that {models} lists. Take the entry out of it, or fetch the model
+when the hub can be reached, then run ./console.sh start multi again. Nothing was changed.\
+"""
+
+
+def add_commands(subcommands: Commands[argparse.ArgumentParser]) -> None:
+    """Adds ``prefetch`` to the kit's command line."""
+    parser = subcommands.add_parser("prefetch", help="fetch the models that a start would run")
+    add_model_arguments(parser)
+    parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--mode", choices=["single", "multi"])
+    parser.add_argument("--model", help="id, alias or number")
+    parser.add_argument("--progress", choices=["auto", "plain", "none"], default="auto")
+    parser.set_defaults(run=run)
+
+
+def last_choice(state_dir: Path) -> dict[str, Any]:
+    """The mode and the model that ran last: ``{"mode": …, "model": …}``, empty before the first."""
+    try:
+        return dict(json.loads((state_dir / "mode.json").read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the id to select, or nothing to keep the choice; the exit status is that of fetch."""
+    last = last_choice(options.state_dir)
+    candidates = list_candidates(options.models, options.models_dir)
+    here = [candidate for candidate in candidates if candidate.present]
+    if last.get("model") == SMOKE_ID and not here and not options.model:
+        print(SMOKE_GOES_ON, file=sys.stderr)
+        return 0
+    mode = options.mode or last.get("mode", "single")
+    plan = build_plan(
+        PlanOptions(
+            models=options.models,
+            routes=Path("config/proxy_routes.yaml"),
+            models_dir=options.models_dir,
+            smoke_dir=options.state_dir / "smoke",
+            mode=mode,
+            model=options.model or last.get("model"),
+        )
+    )
+    running = {model["id"] for model in plan["models"] if model["running"]}
+    try:
+        for candidate in candidates:
+            if candidate.id in running and not candidate.present:
+                fetch_model(candidate, Stamps(None), options.progress)
+    except FetchError as error:
+        print(error, file=sys.stderr)
+        if error.status != FetchStatus.UNREACHABLE or options.model:
+            return error.status
+        if not here:
+            print(SMOKE_STANDS_IN, file=sys.stderr)
+        elif mode == "multi":
+            print(MULTI_NEEDS_ALL.format(models=options.models), file=sys.stderr)
+            return error.status
+        else:
+            chosen = min(here, key=lambda candidate: candidate.kind != "chat")
+            print(ANOTHER_IS_HERE.format(id=chosen.id), file=sys.stderr)
+            print(chosen.id)
+        return 0
+    if options.model:
+        print(plan["selected"])
+    return 0

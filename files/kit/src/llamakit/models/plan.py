@@ -1,0 +1,318 @@
+"""Derives everything else from models.yaml: files, ports, settings and routes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llamakit.config.models_file import Kind, ModelEntry, Source, load_models, unknown_model
+from llamakit.config.problems import ConfigError, Problem
+from llamakit.config.routes_file import load_overrides, merge_routes
+from llamakit.engines import DEFAULT_ENGINE, Engine, Request, engines
+from llamakit.models.library import FileState, find_models, inspect, source_files
+from llamakit.models.memory import estimate_memory
+from llamakit.models.ports import assign_ports
+from llamakit.smoke.stand_in import CONTEXT_LENGTH, SMOKE_FILE, SMOKE_ID, ensure_smoke_model
+
+Mode = Literal["single", "multi"]
+KEY_SECRET = "llama_api_key"  # noqa: S105 - the name of a file, not a secret
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What the plan depends on besides the two files' contents."""
+
+    models: Path
+    routes: Path
+    models_dir: Path
+    smoke_dir: Path
+    mode: Mode = "single"
+    model: str | None = None  # id, alias or number
+    port_base: int = 8010
+    reserved_ports: tuple[int, ...] = ()
+    gpu_layers: int = 0
+    bind_host: str = "127.0.0.1"
+    allow_smoke: bool = False
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A model that could run: listed, found, or the stand-in."""
+
+    id: str
+    aliases: tuple[str, ...]
+    engine: Engine
+    kind: Kind
+    files: tuple[Path, ...]
+    state: FileState
+    source: Source | None
+    settings: dict[str, Any]
+    max_tokens: int | None = None
+    fixed_port: int | None = None
+    port: int = 0
+    stand_in: bool = False
+    where: str = ""
+
+    @property
+    def present(self) -> bool:
+        return self.state.state == "present"
+
+
+def build_plan(options: PlanOptions) -> dict[str, Any]:
+    """The plan as one JSON-able document (its shape is described in the README).
+
+    Raises:
+        ConfigError: with everything that is wrong in the configuration.
+    """
+    overrides = load_overrides(options.routes)
+    candidates = list_candidates(options.models, options.models_dir)
+    _give_ports(candidates, options)
+    chosen = choose(candidates, options)
+    running = _running(candidates, chosen, options)
+    if chosen.stand_in:
+        candidates = [chosen, *candidates]
+    models = [_describe(candidate, candidate in running, options) for candidate in candidates]
+    derived = [_route(model) for model in models if model["running"]]
+    return {
+        "mode": options.mode,
+        "selected": chosen.id,
+        "port": chosen.port,
+        "models": models,
+        "routes": {"models": merge_routes(derived, overrides, options.routes)},
+    }
+
+
+def list_candidates(models: Path, models_dir: Path) -> list[Candidate]:
+    """Listed models in the order of the file, then those found in the folder, by id."""
+    entries = load_models(models)
+    candidates = [_listed(entry, models_dir) for entry in entries]
+    names = {name.lower() for entry in entries for name in (entry.id, *entry.aliases)}
+    listed = [file for candidate in candidates for file in candidate.files]
+    for found in find_models(models_dir, listed):
+        model_id, number = found.id, 2
+        while model_id in names:
+            model_id, number = f"{found.id}-{number}", number + 1
+        names.add(model_id)
+        aliases = () if found.alias.lower() in names else (found.alias,)
+        names.update(alias.lower() for alias in aliases)
+        state = inspect(found.files)
+        candidates.append(
+            Candidate(
+                id=model_id,
+                aliases=aliases,
+                engine=engines()[DEFAULT_ENGINE],
+                kind=_kind(None, state),
+                files=found.files,
+                state=state,
+                source=None,
+                settings={},
+                where=str(found.files[0]),
+            )
+        )
+    return candidates
+
+
+def _listed(entry: ModelEntry, models_dir: Path) -> Candidate:
+    files = tuple(source_files(entry.source, models_dir))
+    state = inspect(files, entry.source.sizes)
+    return Candidate(
+        id=entry.id,
+        aliases=entry.aliases,
+        engine=entry.engine,
+        kind=_kind(entry.kind, state),
+        files=files,
+        state=state,
+        source=entry.source,
+        settings=dict(entry.settings),
+        max_tokens=entry.max_tokens,
+        fixed_port=entry.port,
+        where=entry.where,
+    )
+
+
+def _kind(given: Kind | None, state: FileState) -> Kind:
+    if given is not None:
+        return given
+    return "embedding" if state.header is not None and state.header.is_embedding else "chat"
+
+
+def _give_ports(candidates: Sequence[Candidate], options: PlanOptions) -> None:
+    problems = [
+        Problem(
+            candidate.where,
+            f"port {candidate.fixed_port}, which llamakit uses for another service",
+            f"a port that is none of {', '.join(map(str, sorted(options.reserved_ports)))}",
+            "change port:, or remove the line to get one by itself",
+        )
+        for candidate in candidates
+        if candidate.fixed_port in options.reserved_ports
+    ]
+    if problems:
+        raise ConfigError(problems)
+    fixed = [candidate.fixed_port for candidate in candidates]
+    ports = assign_ports(fixed, options.port_base, options.reserved_ports)
+    for candidate, port in zip(candidates, ports, strict=True):
+        candidate.port = port
+
+
+def choose(candidates: Sequence[Candidate], options: PlanOptions) -> Candidate:
+    """The selected model: the one asked for, else the first that is there, else the first.
+
+    When no file of any model is there and the smoke model may stand in, it takes the place of the
+    one that would have been selected, and is made if it isn't there yet.
+    """
+    default = resolve(candidates, options.model, options.models) if options.model else None
+    if default is None:
+        default = next((c for c in candidates if c.present), candidates[0] if candidates else None)
+    nothing_there = not any(candidate.present for candidate in candidates)
+    if options.allow_smoke and nothing_there:
+        return _stand_in(default, options)
+    if default is None:
+        raise ConfigError(
+            [
+                Problem(
+                    str(options.models),
+                    f"no model, and none under {options.models_dir}",
+                    "at least one entry under models:",
+                    f"restore the shipped file: git checkout {options.models}",
+                )
+            ]
+        )
+    return default
+
+
+def resolve(candidates: Sequence[Candidate], name: str, file: Path) -> Candidate | None:
+    """The model of that id, alias or number (from 1); None for the smoke model's id.
+
+    Raises:
+        ConfigError: there is no such model; the nearest name is suggested.
+    """
+    known: dict[str, str] = {}
+    for candidate in candidates:
+        known |= dict.fromkeys((candidate.id, *candidate.aliases), candidate.id)
+    lower = {key.lower(): value for key, value in known.items()}
+    wanted = known.get(name) or lower.get(name.lower())
+    if wanted is not None:
+        return next(candidate for candidate in candidates if candidate.id == wanted)
+    if name == SMOKE_ID:
+        return None
+    if name.isdecimal() and 1 <= int(name) <= len(candidates):
+        return candidates[int(name) - 1]
+    raise unknown_model(name, known, file)
+
+
+def _stand_in(default: Candidate | None, options: PlanOptions) -> Candidate:
+    path = options.smoke_dir / SMOKE_FILE
+    ensure_smoke_model(path)
+    names = (default.id, *default.aliases) if default is not None else ()
+    return Candidate(
+        id=SMOKE_ID,
+        aliases=tuple(name for name in names if name != SMOKE_ID),
+        engine=engines()[DEFAULT_ENGINE],
+        kind="chat",
+        files=(path,),
+        state=inspect([path]),
+        source=None,
+        settings={"n_ctx": CONTEXT_LENGTH},
+        max_tokens=default.max_tokens if default is not None else None,
+        port=default.port if default is not None else options.port_base,
+        stand_in=True,
+    )
+
+
+def _running(
+    candidates: Sequence[Candidate], chosen: Candidate, options: PlanOptions
+) -> list[Candidate]:
+    """The models that run in this mode.
+
+    With several, one that is missing is fetched first; where that is known to be impossible (the
+    smoke model may stand in), and for files nobody listed, only what is there runs.
+    """
+    if options.mode == "single" or chosen.stand_in:
+        return [chosen]
+    return [
+        candidate
+        for candidate in candidates
+        if candidate.present or (candidate.source is not None and not options.allow_smoke)
+    ]
+
+
+def _describe(candidate: Candidate, running: bool, options: PlanOptions) -> dict[str, Any]:
+    engine, source, header = candidate.engine, candidate.source, candidate.state.header
+    settings = engine.model_settings(
+        Request(
+            path=str(candidate.files[0].absolute()),
+            name=candidate.id,
+            embedding=candidate.kind == "embedding",
+            gpu_layers=options.gpu_layers,
+            settings=candidate.settings,
+            header=header,
+        )
+    )
+    checksums = source.sha256 if source else (None,) * len(candidate.files)
+    sizes = source.sizes if source else (None,) * len(candidate.files)
+    on_disk = sum(file.stat().st_size for file in candidate.files if file.is_file())
+    return {
+        "id": candidate.id,
+        "aliases": list(candidate.aliases),
+        "engine": engine.name,
+        "command": list(engine.command),
+        "probe": dict(engine.probe),
+        "kind": candidate.kind,
+        "port": candidate.port,
+        "running": running,
+        "state": candidate.state.state,
+        "state_detail": candidate.state.detail,
+        "path": str(candidate.files[0].absolute()),
+        "files": [
+            {"path": str(file.absolute()), "sha256": checksum, "size": size}
+            for file, checksum, size in zip(candidate.files, checksums, sizes, strict=True)
+        ],
+        "source": _source(source),
+        "settings": settings,
+        "server": engine.server_settings(options.bind_host, candidate.port),
+        "n_ctx": settings["n_ctx"],
+        "max_tokens": candidate.max_tokens,
+        "capacity": engine.capacity,
+        "stand_in": candidate.stand_in,
+        "memory_bytes": estimate_memory(max(on_disk, sum(filter(None, sizes))), header, settings),
+    }
+
+
+def _source(source: Source | None) -> dict[str, Any] | None:
+    if source is None:
+        return None
+    return {
+        "kind": source.kind,
+        "place": source.place,
+        "file": source.file,
+        "revision": source.revision,
+    }
+
+
+def _route(model: dict[str, Any]) -> dict[str, Any]:
+    host = model["server"]["host"]
+    address = f"[{host}]" if ":" in host else host
+    file = Path(model["path"])
+    # Without a limit of its own, a model has the proxy's (LLAMA_PROXY_MAX_TOKENS).
+    limit = {"max_tokens": model["max_tokens"]} if model["max_tokens"] else {}
+    return {
+        "id": model["id"],
+        "aliases": model["aliases"],
+        "created": int(file.stat().st_mtime) if file.exists() else 0,
+        "owned_by": SMOKE_ID if model["stand_in"] else "llamakit",
+        "kind": model["kind"],
+        "n_ctx": model["n_ctx"],
+        **limit,
+        "logprobs": bool(model["settings"]["logits_all"]),
+        "backends": [
+            {
+                "url": f"http://{address}:{model['port']}",
+                "api_key_secret": KEY_SECRET,
+                "capacity": model["capacity"],
+                "engine": model["engine"],
+            }
+        ],
+    }

@@ -1,0 +1,54 @@
+"""Prints the models for people (80 columns) or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from llamakit.models.plan import Candidate
+
+
+def print_models(
+    candidates: Sequence[Candidate], *, as_json: bool, file: TextIO | None = None
+) -> None:
+    """One line a model: number, id, kind, size and state; a second line for what is wrong."""
+    file = file or sys.stdout
+    if as_json:
+        rows = [
+            {
+                "number": number,
+                "id": model.id,
+                "aliases": list(model.aliases),
+                "kind": model.kind,
+                "listed": model.source is not None,
+                "state": model.state.state,
+                "state_detail": model.state.detail,
+                "size": disk_size(model),
+                "files": [str(path) for path in model.files],
+            }
+            for number, model in enumerate(candidates, 1)
+        ]
+        json.dump(rows, file, indent=2)
+        print(file=file)
+        return
+    width = max([len(model.id) for model in candidates] + [5])
+    print(f" No  {'MODEL':{width}}  KIND       FILES     SIZE  STATE", file=file)
+    for number, model in enumerate(candidates, 1):
+        size = disk_size(model)
+        shown = f"{size / 1e9:.2f} GB" if size else "-"
+        print(
+            f"{number:3}  {model.id:{width}}  {model.kind:9}  {len(model.files):5}  {shown:>7}"
+            f"  {model.state.state}",
+            file=file,
+        )
+        if model.state.state in ("invalid", "partial"):
+            print(f"     {model.state.detail}", file=file)
+
+
+def disk_size(model: Candidate) -> int:
+    """Bytes of the model's files that are there, or that they will have where that is known."""
+    present = sum(path.stat().st_size for path in model.files if path.is_file())
+    expected = sum(size or 0 for size in model.source.sizes) if model.source else 0
+    return present or expected

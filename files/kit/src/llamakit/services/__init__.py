@@ -1,0 +1,1 @@
+"""The running services: started, supervised, probed and told about."""

@@ -1,0 +1,87 @@
+"""The ``status`` command: a table for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+from llamakit.arguments import Commands
+from llamakit.quantities import duration, size
+from llamakit.services.status import ServiceStatus, Status, read_status
+
+EXIT = {"up": 0, "degraded": 1, "stopped": 3}
+NAME_WIDTH = 28
+COLOURS = {"up": 32, "starting": 33, "stopping": 33, "stopped": 0}
+RED = 31
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Adds the command to the kit's command line."""
+    status = commands.add_parser("status", help="what runs, within two seconds")
+    status.add_argument("--state-dir", type=Path, required=True)
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit status 0 when all is up, 3 when nothing runs, 1 otherwise."""
+    try:
+        status = read_status(options.state_dir)
+    except FileNotFoundError as error:
+        print(
+            f"nothing is installed here: {error.filename} is not there\nRun: ./console.sh start",
+            file=sys.stderr,
+        )
+        return 3
+    if options.json:
+        json.dump(dataclasses.asdict(status), sys.stdout, indent=2)
+        print()
+    else:
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        print("\n".join(table(status, colour=colour)))
+    return EXIT[status.overall]
+
+
+def table(status: Status, *, colour: bool) -> list[str]:
+    """The lines of the table, at most 80 columns wide."""
+    model = f", model {status.model}" if status.mode == "single" and status.model else ""
+    lines = [
+        f"mode {status.mode or 'none yet'}{model}",
+        f"endpoint {status.url}/v1   managed by {status.manager}",
+        "",
+        f"{'SERVICE':{NAME_WIDTH}} {'STATE':9} {'PID':>7} {'PORT':>5} "
+        f"{'MEMORY':>7} {'UP':>9} RESTARTS",
+    ]
+    lines += [_line(service, colour) for service in status.services]
+    if status.problem:
+        lines += ["", status.problem]
+    notes = [service for service in status.services if service.detail]
+    if notes:
+        lines.append("")
+        lines += [f"{service.name}: {service.detail}" for service in notes]
+    if status.overall == "stopped":
+        lines += ["", "Nothing runs. Start it with: ./console.sh start"]
+    elif any(service.state in ("crashing", "failed", "unhealthy") for service in status.services):
+        worst = next(s for s in status.services if s.state in ("crashing", "failed", "unhealthy"))
+        lines += ["", f"See why with: ./console.sh logs {worst.name}"]
+    return lines
+
+
+def _line(service: ServiceStatus, colour: bool) -> str:
+    name = service.name
+    if len(name) > NAME_WIDTH:
+        name = name[: NAME_WIDTH - 1] + "…"
+    state = f"{service.state:9}"
+    code = COLOURS.get(service.state, RED)
+    if colour and code:
+        state = f"\x1b[{code}m{state}\x1b[0m"
+    memory = "-" if service.memory_bytes is None else size(service.memory_bytes)
+    uptime = "-" if service.uptime_seconds is None else duration(service.uptime_seconds)
+    return (
+        f"{name:{NAME_WIDTH}} {state} {service.pid or '-':>7} {service.port:>5} "
+        f"{memory:>7} {uptime:>9} {service.restarts:>8}"
+    )

@@ -1,0 +1,38 @@
+"""The ``supervise`` command: what the service role and console.sh call on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from llamakit.arguments import Commands
+from llamakit.services import supervise
+from llamakit.services.supervisord import SupervisorUnavailable
+
+
+def add_commands(subcommands: Commands[argparse.ArgumentParser]) -> None:
+    """Adds ``supervise apply|start|stop|restart`` to the kit's command line."""
+    parser = subcommands.add_parser("supervise", help="start, stop and restart local services")
+    parser.add_argument("action", choices=["apply", "stop", "restart"])
+    parser.add_argument("names", nargs="*", metavar="SERVICE")
+    parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--user", help="the system user that services run as (root only)")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit 0 when done, 1 when a service did not do as asked."""
+    try:
+        if options.action == "apply":
+            changed = supervise.apply(options.state_dir, options.names, options.user)
+        elif options.action == "stop":
+            changed = supervise.stop(options.state_dir, options.names)
+        else:
+            changed = supervise.restart(options.state_dir, options.names)
+    except (supervise.SuperviseError, SupervisorUnavailable) as error:
+        print(error, file=sys.stderr)
+        return 1
+    supervise.report(changed, options.json)
+    return 0
