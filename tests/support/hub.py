@@ -125,11 +125,12 @@ def _handler(hub: Hub, name: str) -> type[BaseHTTPRequestHandler]:
                 self.send_response(200)
             self.send_header("ETag", f'"{hashlib.md5(content).hexdigest()}"')  # noqa: S324
             self.send_header("Content-Length", str(len(content) - start))
-            self.end_headers()
             body = content[start:]
+            # Decided before the client hears anything: a test may set the next fault after that.
             if hub.fault.cut_after:
                 body = body[: hub.fault.cut_after.pop(0)]
                 self.close_connection = True
+            self.end_headers()
             self.write_body(body)
 
         def write_body(self, body: bytes) -> None:

@@ -398,7 +398,7 @@ def test_check_files_finds_a_changed_byte_and_trusts_unchanged_files(
     assert place.fetch("--stamp", str(stamp)) == 0
     check = ["check-files", *place.arguments(), "--stamp", str(stamp)]
     with monkeypatch.context() as patch:
-        patch.setattr("llamakit.stamps.sha256_of", None)  # must not be needed
+        patch.setattr("llamakit.fetch.stamps.sha256_of", None)  # must not be needed
         assert main(check) == 0
     damaged = bytearray(content)
     damaged[-100] ^= 1
