@@ -211,7 +211,7 @@ def test_no_prompt_key_or_password_is_seen_anywhere(three: Checkout, key: str) -
     chat(three, key, messages=ask(CANARY), model="nosuch")
     canaries = [CANARY, key, key.rpartition("-")[2]]
     runtime = three.path / "runtime"
-    canaries += [path.read_text().strip() for path in (runtime / "secrets").iterdir()]
+    canaries += [path.read_text().strip() for path in (three.path / "data" / "secrets").iterdir()]
     seen = [" ".join(process.cmdline()) for process in psutil.process_iter()]
     seen.append(subprocess.run(["ps", "axeww"], capture_output=True, text=True, check=True).stdout)
     files = [*(three.path / "logs").iterdir(), *runtime.glob("*.*"), *runtime.glob("*.d/*")]

@@ -122,7 +122,7 @@ def test_services_run_without_rights(fresh: Checkout) -> None:
 
 
 def test_secrets_are_for_the_services_user_alone(fresh: Checkout) -> None:
-    folder = fresh.path / "runtime" / "secrets"
+    folder = fresh.path / "data" / "secrets"
     assert folder.stat().st_mode & 0o777 == 0o700
     for secret in folder.iterdir():
         assert secret.stat().st_mode & 0o777 == 0o600, secret
