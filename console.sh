@@ -100,21 +100,31 @@ if sys.version_info >= (3, 11): print(os.path.realpath(sys.executable))' 2>/dev/
 that every user may run. Install it, as root:  apt-get install python3 python3-venv"
 }
 
+# One run at a time may change things; a second one says so instead of waiting. The lock ends with
+# the process.
+LOCK=
+lock() {
+  [[ ! $LOCK ]] || return 0
+  exec {LOCK}>"$RUNTIME/console.lock"
+  flock --nonblock "$LOCK" || fail 'another ./console.sh is at work in this checkout. Wait for it to end, then try again.'
+}
+
 bootstrap() {
-  local lock python tool
+  local wanted python tool
   for tool in setpriv flock; do
     command -v "$tool" >/dev/null || fail "$tool is missing. Install it, as root:  apt-get install util-linux"
   done
   prepare_folders
-  lock=$(sha256sum requirements/controller.txt requirements/collections.txt requirements.yml | sha256sum | cut -c1-16)
-  if [[ $(cat "$CONTROLLER/.complete" 2>/dev/null) != "$lock" ]]; then
+  wanted=$(sha256sum requirements/controller.txt requirements/collections.txt requirements.yml | sha256sum | cut -c1-16)
+  if [[ $(cat "$CONTROLLER/.complete" 2>/dev/null) != "$wanted" ]]; then
+    lock
     python=$(find_python)
     say "==> Install the controller: Ansible and the kit's own programs, into runtime/"
     "$python" -m venv --clear "$CONTROLLER"
     "$CONTROLLER/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
       --require-hashes --no-deps --requirement requirements/controller.txt
     install_collections
-    printf %s "$lock" >"$CONTROLLER/.complete"
+    printf %s "$wanted" >"$CONTROLLER/.complete"
   fi
 }
 
@@ -154,12 +164,6 @@ play() {
 kit() { PYTHONPATH=$ROOT/files/kit/src "$CONTROLLER/bin/python" -m llamakit "$@"; }
 
 installed() { [[ -f $RUNTIME/state.json ]] || fail 'nothing is installed here yet. Run: ./console.sh start'; }
-
-# One run at a time may change things; a second one says so instead of waiting.
-lock() {
-  exec {LOCK}>"$RUNTIME/console.lock"
-  flock --nonblock "$LOCK" || fail 'another ./console.sh is at work in this checkout. Wait for it to end, then try again.'
-}
 
 # --- the verbs -----------------------------------------------------------------------------------
 
@@ -293,6 +297,7 @@ run_tests() {
   (($# <= 1)) || misuse 'test takes one of unit, proxy, cli and all'
   [[ ${1:-all} =~ ^(unit|proxy|cli|all)$ ]] || misuse "test: expected unit, proxy, cli or all; found $1"
   bootstrap
+  if [[ $LOCK ]]; then exec {LOCK}>&-; fi
   exec tests/run.sh "$@"
 }
 
