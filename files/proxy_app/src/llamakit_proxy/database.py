@@ -202,5 +202,6 @@ def _account(settings: Settings, role: Role) -> _Account:
 
 
 def _last_words(text: str) -> str:
-    """libpq's own reason, without the list of addresses it tried before it."""
-    return text.rpartition("failed: ")[2].removeprefix("FATAL: ").strip()[:200] or "no reason given"
+    """libpq's own reason, without the addresses it tried before it or the hints after it."""
+    reason = text.rpartition("failed: ")[2].removeprefix("FATAL: ").strip()
+    return reason.partition("\n")[0][:200] or "no reason given"

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 from typing import Any, cast
 
@@ -138,8 +139,9 @@ def listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
         raise SettingsError(
-            f"can't listen on {host}:{port}: {error.strerror}; see what uses it with `ss -ltnp`, "
+            f"can't listen on {host}:{port}: {reason}; see what uses it with `ss -ltnp`, "
             "or set LLAMA_PROXY_HOST and LLAMA_PROXY_PORT to another address"
         ) from error
 

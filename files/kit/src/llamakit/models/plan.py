@@ -158,14 +158,16 @@ def _give_ports(candidates: Sequence[Candidate], options: PlanOptions) -> None:
 
 
 def choose(candidates: Sequence[Candidate], options: PlanOptions) -> Candidate:
-    """The selected model: the one asked for, else the first that is there, else the first.
+    """The selected model: the one asked for, else the first chat model that is there, else the first
+    model that is there, else the first.
 
     When no file of any model is there and the smoke model may stand in, it takes the place of the
     one that would have been selected, and is made if it isn't there yet.
     """
     default = resolve(candidates, options.model, options.models) if options.model else None
     if default is None:
-        default = next((c for c in candidates if c.present), candidates[0] if candidates else None)
+        # min() keeps the order of equals.
+        default = min(candidates, key=lambda c: (not c.present, c.kind != "chat"), default=None)
     nothing_there = not any(candidate.present for candidate in candidates)
     if options.allow_smoke and nothing_there:
         return _stand_in(default, options)

@@ -46,10 +46,10 @@ class Field:
         if self.low is None and self.high is None:
             return ""
         if self.high is None:
-            return f"at least {self.low:g}"
+            return f"at least {_plain(self.low)}"
         if self.low == self.high:
-            return f"{self.low:g}"
-        return f"{self.low:g} to {self.high:g}"
+            return _plain(self.low)
+        return f"{_plain(self.low)} to {_plain(self.high)}"
 
     def check(self, value: Any) -> None:
         """ApiError 400 when ``value`` is not what this field may be."""
@@ -123,3 +123,8 @@ def require(accepted: Mapping[str, Any], names: Iterable[str]) -> None:
             raise invalid(
                 f"you must provide a {name} parameter", param=name, code="missing_parameter"
             )
+
+
+def _plain(bound: float | None) -> str:
+    """A bound without an exponent, whole where it is whole."""
+    return str(int(bound)) if bound is not None and bound == int(bound) else f"{bound:g}"
