@@ -61,15 +61,6 @@ def test_the_schema_knows_the_engines_settings_and_no_others() -> None:
     assert set(defaults) == set(settings) | {"engine", "max_tokens"}
 
 
-def test_the_engines_settings_are_those_of_the_server() -> None:
-    settings = pytest.importorskip("llama_cpp.server.settings")
-    known = set(settings.ModelSettings.model_fields) | set(settings.ConfigFileSettings.model_fields)
-    engine = engines()["llama_cpp_python"]
-    # The port is a key of the entry itself, because every engine has one.
-    assert set(engine.fields) | set(engine.refused) == known - {"port"}
-    assert not set(engine.fields) & set(engine.refused)
-
-
 def test_defaults_are_under_every_model_and_can_be_overridden(tmp_path: Path) -> None:
     first, second = load(
         tmp_path,

@@ -37,7 +37,9 @@ def apply() -> None:
         )
     guard_grammars()
     escape_schema_literals()
+    forbid_control_characters()
     guard_token_ids()
+    add_logit_biases()
     accept_typical_p()
     count_tokens()
     finish_streams()
@@ -89,6 +91,15 @@ def escape_schema_literals() -> None:
     grammar.SchemaConverter._format_literal = format_literal
 
 
+def forbid_control_characters() -> None:
+    """Under a JSON schema, strings may hold raw line breaks and tabs, so the answer isn't JSON.
+
+    The content is what llama.cpp's own converter allows: no control characters, and JSON's escapes.
+    """
+    char = module("llama_cpp.llama_grammar").PRIMITIVE_RULES["char"]
+    char.content = r'[^"\\\x7F\x00-\x1F] | [\\] (["\\bfnrt] | "u" [0-9a-fA-F]{4})'
+
+
 def guard_token_ids() -> None:
     """A token id outside the vocabulary makes llama.cpp throw across C, which aborts the process.
 
@@ -122,6 +133,25 @@ def guard_token_ids() -> None:
         return bytes(text)
 
     internals.LlamaModel.detokenize = detokenize
+
+
+def add_logit_biases() -> None:
+    """A bias for a token id outside the vocabulary raises in a callback that C has called.
+
+    That is a traceback in the log for every token, and the biases after it do nothing. OpenAI's ids
+    mean nothing in another vocabulary, so those that can't be meant are dropped.
+    """
+    model_class = module("llama_cpp").Llama
+    create = model_class._create_completion
+
+    @functools.wraps(create)
+    def biased(self: Any, *args: Any, logit_bias: Any = None, **kwargs: Any) -> Any:
+        if logit_bias is not None:
+            ids = range(self.n_vocab())
+            logit_bias = {token: bias for token, bias in logit_bias.items() if int(token) in ids}
+        return create(self, *args, logit_bias=logit_bias, **kwargs)
+
+    model_class._create_completion = biased
 
 
 def accept_typical_p() -> None:
