@@ -158,8 +158,8 @@ def _give_ports(candidates: Sequence[Candidate], options: PlanOptions) -> None:
 
 
 def choose(candidates: Sequence[Candidate], options: PlanOptions) -> Candidate:
-    """The selected model: the one asked for, else the first chat model that is there, else the first
-    model that is there, else the first.
+    """The selected model: the one asked for, else the first that is there, chat models before
+    others, else the first.
 
     When no file of any model is there and the smoke model may stand in, it takes the place of the
     one that would have been selected, and is made if it isn't there yet.

@@ -17,11 +17,17 @@ llamakit is up: {models}{warning}
   A first user   ./console.sh user create --username alice
   Then           export LLAMAKIT_KEY=the key it shows
                  curl {url}/v1/models -H "Authorization: Bearer $LLAMAKIT_KEY"
-                 curl {url}/v1/chat/completions \\
+                 curl {url}/v1/{path} \\
                    -H "Authorization: Bearer $LLAMAKIT_KEY" -H "Content-Type: application/json" \\
-                   -d '{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+                   -d '{{"model": "{name}", {question}}}'
 
   What runs      ./console.sh status"""
+
+# Path and body of the first question, by the kind of model there is.
+QUESTIONS = {
+    "chat": ("chat/completions", '"messages": [{"role": "user", "content": "Hello!"}]'),
+    "embedding": ("embeddings", '"input": "Hello!"'),
+}
 
 SMOKE_WARNING = """
 
@@ -59,4 +65,7 @@ def summarize(url: str, routes: list[dict[str, Any]]) -> str:
     name = first["aliases"][-1] if first["aliases"] else first["id"]
     warning = SMOKE_WARNING.format(name=name) if first["owned_by"] == "llamakit-smoke" else ""
     models = ", ".join(route["id"] for route in routes)
-    return SUMMARY.format(models=models, warning=warning, url=url, name=name)
+    path, question = QUESTIONS[first["kind"]]
+    return SUMMARY.format(
+        models=models, warning=warning, url=url, name=name, path=path, question=question
+    )
