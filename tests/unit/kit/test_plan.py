@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from llamakit.cli import main
 from llamakit.config.problems import ConfigError
 from llamakit.models.plan import PlanOptions, build_plan
 from llamakit.models.ports import assign_ports
+from llamakit.smoke import stand_in
 from support.models import embedding_model, random_model, script_model, sharded_model
 
 
@@ -99,6 +103,48 @@ def test_the_smoke_model_stands_in_only_when_nothing_is_there(place: Place) -> N
     assert model_of(place.plan(allow_smoke=True, model="2"), "llamakit-smoke")["port"] == 8011
     script_model(place.models, "second.gguf")
     assert running(place.plan(allow_smoke=True, model="llamakit-smoke")) == ["second"]
+
+
+def smoke_path(place: Place) -> Path:
+    return Path(model_of(place.plan(allow_smoke=True), "llamakit-smoke")["path"])
+
+
+def test_a_later_release_runs_its_own_smoke_model(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = smoke_path(place)
+    content = earlier.read_bytes()
+    package = tmp_path / "later" / "smoke"
+    shutil.copytree(stand_in.PACKAGE, package)
+    with (package / "model.py").open("a") as source:
+        source.write("# another layout")
+    monkeypatch.setattr(stand_in, "PACKAGE", package)
+    later = smoke_path(place)
+    assert later != earlier, "the path is part of what the service is restarted for"
+    assert later.exists()
+    assert earlier.read_bytes() == content, "a server still runs from it"
+
+
+def test_a_damaged_smoke_model_is_made_anew(place: Place) -> None:
+    path = smoke_path(place)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert smoke_path(place) == path
+    assert path.read_bytes() == content
+
+
+def test_planning_with_a_smoke_model_that_is_there_imports_nothing_slow(place: Place) -> None:
+    smoke_path(place)
+    script = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from llamakit.models.plan import PlanOptions, build_plan\n"
+        "build_plan(PlanOptions(*map(Path, sys.argv[1:]), allow_smoke=True))\n"
+        "assert not {'numpy', 'gguf'} & set(sys.modules)\n"
+    )
+    where = [place.config, place.routes, place.models, place.models.parent / "smoke"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script, *where], check=True, env=environment)
 
 
 def test_the_smoke_model_stands_in_for_an_empty_list(place: Place) -> None:

@@ -14,7 +14,7 @@ from llamakit.engines import DEFAULT_ENGINE, Engine, Request, engines
 from llamakit.models.library import FileState, find_models, inspect, source_files
 from llamakit.models.memory import estimate_memory
 from llamakit.models.ports import assign_ports
-from llamakit.smoke.stand_in import CONTEXT_LENGTH, SMOKE_FILE, SMOKE_ID, ensure_smoke_model
+from llamakit.smoke.stand_in import CONTEXT_LENGTH, SMOKE_ID, ensure_smoke_model
 
 Mode = Literal["single", "multi"]
 KEY_SECRET = "llama_api_key"  # noqa: S105 - the name of a file, not a secret
@@ -206,8 +206,7 @@ def resolve(candidates: Sequence[Candidate], name: str, file: Path) -> Candidate
 
 
 def _stand_in(default: Candidate | None, options: PlanOptions) -> Candidate:
-    path = options.smoke_dir / SMOKE_FILE
-    ensure_smoke_model(path)
+    path = ensure_smoke_model(options.smoke_dir)
     names = (default.id, *default.aliases) if default is not None else ()
     return Candidate(
         id=SMOKE_ID,

@@ -1,20 +1,37 @@
-"""What the built-in smoke model is called, for those who don't make it.
+"""What the built-in smoke model is called and where it lies, for those who don't make it.
 
 Making it needs numpy and gguf, which take longer to import than most commands take to run.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+from llamakit.models.library import inspect
+
+PACKAGE = Path(__file__).parent
 SMOKE_ID = "llamakit-smoke"
-SMOKE_FILE = "llamakit-smoke.gguf"
 CONTEXT_LENGTH = 8192  # tokens; a prompt has one token a byte
 
 
-def ensure_smoke_model(path: Path) -> None:
-    """Makes the smoke model unless it is there."""
-    if not path.exists():
+def smoke_file() -> str:
+    """The model's file name, which changes with what the model is made from: this package.
+
+    So a later release makes its own file, and the changed path restarts the server. The older file
+    stays, for the server that runs from it until then.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(PACKAGE.glob("*.py")):
+        digest.update(source.read_bytes())
+    return f"{SMOKE_ID}-{digest.hexdigest()[:12]}.gguf"
+
+
+def ensure_smoke_model(folder: Path) -> Path:
+    """This release's smoke model in ``folder``, made unless it is there and whole."""
+    path = folder / smoke_file()
+    if inspect([path]).state != "present":
         from llamakit.smoke.model import write_smoke_model
 
         write_smoke_model(path)
+    return path
