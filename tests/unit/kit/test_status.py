@@ -73,13 +73,14 @@ class Place:
         self.add(name, f"{sys.executable} {self.folder}/server.py {port}", port, **more)
         return port
 
-    def start(self) -> None:
+    def start(self, *settings: str) -> None:
         config = self.folder / "supervisord.conf"
         config.write_text(
             f"[unix_http_server]\nfile = {self.folder}/s.sock\n"
             f"[supervisord]\nlogfile = {self.folder}/supervisord.log\n"
             f"pidfile = {self.folder}/supervisord.pid\nnodaemon = true\n"
-            "[rpcinterface:supervisor]\n"
+            + "".join(f"{setting}\n" for setting in settings)
+            + "[rpcinterface:supervisor]\n"
             "supervisor.rpcinterface_factory = "
             "supervisor.rpcinterface:make_main_rpcinterface\n" + "\n".join(self.programs)
         )
@@ -147,6 +148,20 @@ def test_a_killed_service_is_restarted_and_counted(
     eventually(lambda: read_status(place.folder).services[0].pid not in (before, None))
     eventually(lambda: place.states() == {"llama-tiny": "up"})
     assert status_json(place, capsys)[1]["services"][0]["restarts"] == 1
+
+
+def test_restarts_are_counted_across_rotated_logs(place: Place) -> None:
+    place.add("llama-restless", "sleep 600", free_port())
+    place.start("logfile_maxbytes = 600", "logfile_backups = 3")
+    pids: set[int] = set()
+    for _ in range(6):
+        eventually(lambda: read_status(place.folder).services[0].pid not in (*pids, None))
+        pid = read_status(place.folder).services[0].pid
+        assert pid is not None
+        pids.add(pid)
+        os.kill(pid, signal.SIGKILL)
+    assert (place.folder / "supervisord.log.1").exists()
+    eventually(lambda: read_status(place.folder).services[0].restarts == 6)
 
 
 def test_one_stopped_on_purpose(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 import xmlrpc.client
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -119,14 +119,16 @@ def count_restarts(log: Iterable[str], names: Iterable[str]) -> dict[str, int]:
     return restarts
 
 
-def _log_lines(config: Path) -> list[str]:
+def _log_lines(config: Path) -> Iterator[str]:
+    """The lines of supervisord's log, with those of its rotated files before."""
     settings = configparser.RawConfigParser()
     settings.read(config)
-    try:
-        text = Path(settings["supervisord"]["logfile"]).read_text(errors="replace")
-    except (OSError, KeyError):
-        return []
-    return text.splitlines()
+    log = Path(settings["supervisord"]["logfile"])
+    backups = settings.getint("supervisord", "logfile_backups", fallback=10)
+    for number in range(backups, -1, -1):  # NAME.2, NAME.1, NAME
+        with contextlib.suppress(OSError):
+            file = log.with_name(f"{log.name}.{number}") if number else log
+            yield from file.read_text(errors="replace").splitlines()
 
 
 def ask_systemd(
