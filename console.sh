@@ -120,9 +120,11 @@ bootstrap() {
     lock
     python=$(find_python)
     say "==> Install the controller: Ansible and the kit's own programs, into runtime/"
-    "$python" -m venv --clear "$CONTROLLER"
-    "$CONTROLLER/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-      --require-hashes --no-deps --requirement requirements/controller.txt
+    { "$python" -m venv --clear "$CONTROLLER" &&
+      "$CONTROLLER/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+        --require-hashes --no-deps --requirement requirements/controller.txt; } ||
+      fail "the controller could not be installed; the reason stands above. It needs 2 GB of room on the disk
+(df -h runtime) and a package index (pip config list). Then run the same command again."
     install_collections
     printf %s "$wanted" >"$CONTROLLER/.complete"
   fi
