@@ -93,6 +93,7 @@ main() {
   prepare_llama_cpp "${layers[*]}"
   export PATH=$ENVIRONMENT/bin:$PATH
   export MYPY_CACHE_DIR=$CACHE/mypy RUFF_CACHE_DIR=$CACHE/ruff PYTHONPYCACHEPREFIX=$CACHE/python
+  export HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis
   export ANSIBLE_CONFIG=$ROOT/ansible.cfg ANSIBLE_HOME=$RUNTIME/ansible
 
   [[ ${layers[*]} != *unit* ]] || lint

@@ -11,7 +11,7 @@ import pytest
 
 from support import leftovers
 from support.account import Account, ordinary_user, ourselves
-from support.checkout import Checkout, copy_checkout
+from support.checkout import SOURCE, Checkout, copy_checkout
 from support.models import embedding_model, script_model, sharded_model
 
 NewCheckout = Callable[..., Checkout]
@@ -63,7 +63,8 @@ def root(folder: Path) -> Account:
 @pytest.fixture(scope="session")
 def wheelhouse(folder: Path) -> Path:
     """The wheel of llama-cpp-python where every user can read it."""
-    source = Path(os.environ["LLAMAKIT_WHEELHOUSE"])
+    # tests/run.sh says where; by hand it is where ./console.sh install puts what it builds.
+    source = Path(os.environ.get("LLAMAKIT_WHEELHOUSE", SOURCE / "runtime/wheelhouse/cpu"))
     target = folder / "wheelhouse"
     target.mkdir()
     for wheel in source.glob("llama_cpp_python-*.whl"):

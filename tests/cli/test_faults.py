@@ -35,7 +35,7 @@ SECOND = "  - id: second\n    source: {path: embed.gguf}\n"
 BROKEN = {
     "not YAML": (MODELS + "  - id: [unclosed\n", ("models.yaml", "line ")),
     "no list": ("models: script\n", ("models.yaml", "expected:")),
-    "duplicate id": (MODELS + "  - id: embed\n    source: {path: x.gguf}\n", ("embed", "twice")),
+    "duplicate id": (MODELS + "  - id: embed\n    source: {path: x.gguf}\n", ("embed", "a second time")),
     "duplicate port": (
         MODELS.replace("n_ctx: 4096", "port: 20000") + SECOND + "    port: 20000\n",
         ("port", "20000"),
@@ -59,9 +59,32 @@ def test_a_truncated_model(undisturbed: Checkout) -> None:
     damaged.write_bytes(whole[: len(whole) // 2])
     try:
         told(undisturbed.console("use", "damaged"), "damaged.gguf", "incompletely", "do:")
-        told(undisturbed.console("start", "multi", "--model", "damaged"), "damaged", "do:")
+        told(undisturbed.console("start", "--model", "damaged"), "damaged", "incompletely", "do:")
     finally:
         damaged.unlink()
+
+
+def test_a_half_copied_model_is_nothing_to_the_others(undisturbed: Checkout) -> None:
+    half = undisturbed.path / "models" / "half.gguf"
+    half.write_bytes((half.parent / "script.gguf").read_bytes()[:1000])
+    try:
+        run = undisturbed.start()
+    finally:
+        half.unlink()
+    assert "half" not in undisturbed.pids(), run.screen
+
+
+def test_a_remembered_model_that_is_gone(three: Checkout) -> None:
+    """The choice falls back to what is there, and says so."""
+    models = three.path / "models"
+    short = models / "short-lived.gguf"
+    short.write_bytes((models / "script.gguf").read_bytes())
+    three.start("single", "--model", "short-lived")
+    assert "llama-short-lived" in three.pids()
+    short.unlink()
+    again = three.start()
+    assert "short-lived" in again.screen
+    assert "llama-script" in three.pids()
 
 
 def test_an_unknown_model(undisturbed: Checkout) -> None:
@@ -148,7 +171,7 @@ def test_a_disk_that_is_full_before_anything_is_installed(
     runtime.mkdir()
     small_disk(runtime, 40)
     checkout.account.own(runtime)
-    told(checkout.console("start"), "runtime", "free")
+    told(checkout.console("start"), "No space left", "df -h runtime")
 
 
 @ROOT_ONLY
