@@ -140,5 +140,5 @@ def three(with_models: Checkout) -> Checkout:
     """All three models running, whatever the test before has done."""
     status = with_models.status()
     if status["mode"] != "multi" or status["overall"] != "up" or len(status["services"]) != 5:
-        with_models.start("multi")
+        with_models.start("multi", "--model", "script")
     return with_models

@@ -35,7 +35,10 @@ SECOND = "  - id: second\n    source: {path: embed.gguf}\n"
 BROKEN = {
     "not YAML": (MODELS + "  - id: [unclosed\n", ("models.yaml", "line ")),
     "no list": ("models: script\n", ("models.yaml", "expected:")),
-    "duplicate id": (MODELS + "  - id: embed\n    source: {path: x.gguf}\n", ("embed", "a second time")),
+    "duplicate id": (
+        MODELS + "  - id: embed\n    source: {path: x.gguf}\n",
+        ("embed", "a second time"),
+    ),
     "duplicate port": (
         MODELS.replace("n_ctx: 4096", "port: 20000") + SECOND + "    port: 20000\n",
         ("port", "20000"),
