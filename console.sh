@@ -281,6 +281,8 @@ uninstall() {
     play playbooks/uninstall.yml -e "llamakit_purge=${purge:-0}"
   fi
   remove runtime logs
+  # What Python has kept beside the sources that it ran.
+  find files playbooks -name __pycache__ -prune -exec rm -rf {} +
   if [[ $purge ]]; then remove data models; fi
   say "Removed.${purge:-" The models and the database are still in models/ and data/; --purge removes them too."}" | sed 's/^Removed\.1$/Removed./'
 }
