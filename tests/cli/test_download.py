@@ -14,6 +14,7 @@ from support.hub import Hub, running_hub
 from support.processes import end_group, wait_for
 
 FILE = "fetched-Q4_K_M.gguf"
+WRONG = "ab" * 32
 
 
 @pytest.fixture
@@ -84,9 +85,9 @@ def test_a_killed_download_goes_on_where_it_was(listed: Checkout, hub: Hub) -> N
 
 
 def test_a_wrong_checksum_is_no_model(listed: Checkout, hub: Hub) -> None:
-    list_model(listed, "0" * 64)
+    list_model(listed, WRONG)
     before = listed.pids()
-    told(add(listed, hub), "checksum", "0" * 64, "do:")
+    told(add(listed, hub), "checksum", WRONG, "do:")
     started = listed.console("start", "multi", env={"HF_ENDPOINT": hub.url})
     told(started, "checksum", "do:")
     assert not (listed.path / "models" / FILE).exists()
