@@ -29,7 +29,7 @@ def configuration(where: Where) -> Iterator[Finding]:
                 models_dir=where.models_dir,
                 smoke_dir=where.state_dir / "smoke",
                 mode=last.get("mode", "single"),
-                model=last.get("model"),
+                remembered=last.get("model"),
                 port_base=int(os.environ.get("LLAMA_SERVER_PORT") or 8010),
             )
         )
