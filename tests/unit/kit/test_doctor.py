@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from llamakit.cli import main
@@ -78,7 +79,7 @@ def test_a_busy_port_fails_and_names_the_program(where: Where) -> None:
         taken.listen()
         found = [f for f in config.configuration(where) if f.subject == "ports"]
     assert found[0].level == "fail"
-    assert "python" in found[0].found
+    assert f"{psutil.Process().name()} (pid " in found[0].found
 
 
 def test_memory_and_disk_that_do_not_suffice_fail(

@@ -23,6 +23,7 @@ SMOKE_GOES_ON = "The smoke model still stands in. To fetch a real one: ./console
 ANOTHER_IS_HERE = """
 The model {id} is here, and runs instead. ./console.sh use switches to another.
 """
+CHOICE_IS_GONE = "The model {gone} was selected last and is gone; {id} is selected instead."
 MULTI_NEEDS_ALL = """
 multi runs every model that {models} lists. Take the entry out of it, or fetch the model
 when the hub can be reached, then run ./console.sh start multi again. Nothing was changed.\
@@ -64,13 +65,18 @@ def run(options: argparse.Namespace) -> int:
             models_dir=options.models_dir,
             smoke_dir=options.state_dir / "smoke",
             mode=mode,
-            model=options.model or last.get("model"),
+            model=options.model,
+            remembered=last.get("model"),
         )
     )
-    running = {model["id"] for model in plan["models"] if model["running"]}
+    if not options.model and last.get("model") not in (None, SMOKE_ID, plan["selected"]):
+        print(CHOICE_IS_GONE.format(gone=last["model"], id=plan["selected"]), file=sys.stderr)
+    wanted = {model["id"] for model in plan["models"] if model["running"]}
+    if options.model:
+        wanted.add(plan["selected"])
     try:
         for candidate in candidates:
-            if candidate.id in running and not candidate.present:
+            if candidate.id in wanted and not candidate.present:
                 fetch_model(candidate, Stamps(None), options.progress)
     except FetchError as error:
         print(error, file=sys.stderr)

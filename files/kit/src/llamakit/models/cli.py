@@ -22,6 +22,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     plan.add_argument("--smoke-dir", type=Path, default=Path("runtime/smoke"))
     plan.add_argument("--mode", choices=["single", "multi"], default="single")
     plan.add_argument("--model", help="the selected model: id, alias or number")
+    plan.add_argument("--remembered", metavar="ID", help="what was selected last; it may be gone")
     plan.add_argument("--port-base", type=int, default=8010)
     plan.add_argument("--reserved-ports", type=ports, default=(), metavar="PORT,PORT")
     plan.add_argument("--gpu-layers", type=int, default=0, help="what n_gpu_layers: auto means")
@@ -60,6 +61,7 @@ def run_plan(options: argparse.Namespace) -> int:
             smoke_dir=options.smoke_dir,
             mode=options.mode,
             model=options.model,
+            remembered=options.remembered,
             port_base=options.port_base,
             reserved_ports=options.reserved_ports,
             gpu_layers=options.gpu_layers,

@@ -30,6 +30,7 @@ class PlanOptions:
     smoke_dir: Path
     mode: Mode = "single"
     model: str | None = None  # id, alias or number
+    remembered: str | None = None  # what was selected last, which may be gone
     port_base: int = 8010
     reserved_ports: tuple[int, ...] = ()
     gpu_layers: int = 0
@@ -151,20 +152,24 @@ def _give_ports(candidates: Sequence[Candidate], options: PlanOptions) -> None:
     ]
     if problems:
         raise ConfigError(problems)
-    fixed = [candidate.fixed_port for candidate in candidates]
+    # A half-copied file comes last, so that the others keep the ports they run on.
+    ordered = sorted(candidates, key=lambda c: c.source is None and not c.present)
+    fixed = [candidate.fixed_port for candidate in ordered]
     ports = assign_ports(fixed, options.port_base, options.reserved_ports)
-    for candidate, port in zip(candidates, ports, strict=True):
+    for candidate, port in zip(ordered, ports, strict=True):
         candidate.port = port
 
 
 def choose(candidates: Sequence[Candidate], options: PlanOptions) -> Candidate:
-    """The selected model: the one asked for, else the first that is there, chat models before
-    others, else the first.
+    """The selected model: the one asked for, else the one remembered while it exists, else the
+    first that is there, chat models before others, else the first.
 
     When no file of any model is there and the smoke model may stand in, it takes the place of the
     one that would have been selected, and is made if it isn't there yet.
     """
     default = resolve(candidates, options.model, options.models) if options.model else None
+    if default is None:
+        default = next((c for c in candidates if c.id == options.remembered), None)
     if default is None:
         # min() keeps the order of equals.
         default = min(candidates, key=lambda c: (not c.present, c.kind != "chat"), default=None)
