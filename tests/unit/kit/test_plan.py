@@ -162,6 +162,19 @@ def test_an_unknown_model_is_told_with_the_nearest_name(place: Place) -> None:
             place.plan(model=number)
 
 
+def test_what_was_selected_last_counts_while_it_exists(place: Place) -> None:
+    assert running(place.plan(remembered="second")) == ["second"]
+    assert running(place.plan(remembered="gone")) == ["first"]
+    assert running(place.plan(remembered="second", model="first")) == ["first"]
+
+
+def test_a_half_copied_file_moves_nobodys_port(place: Place) -> None:
+    place.models.joinpath("zebra.gguf").write_bytes(script_model(place.models).read_bytes())
+    before = model_of(place.plan(), "zebra")["port"]
+    place.models.joinpath("half.gguf").write_bytes(b"GGUF")
+    assert model_of(place.plan(), "zebra")["port"] == before
+
+
 def test_a_route_has_what_the_proxy_needs(place: Place) -> None:
     script_model(place.models, "first.gguf")
     (route,) = place.plan(gpu_layers=0)["routes"]["models"]
