@@ -70,8 +70,10 @@ _KNOWN = frozenset(
 _ENFORCED_FORMATS = frozenset(
     ("date", "time", "date-time", "uuid", "uuid1", "uuid2", "uuid3", "uuid4", "uuid5")
 )
+# No class may admit a quote, a backslash or a control character, for the answer would not be JSON
+# then: hence no negation, and no range that leaves the capitals, the small letters or the digits.
 _PATTERN = re.compile(
-    r"\^(?:(?:\[\^?(?:[A-Za-z0-9 _](?:-[A-Za-z0-9])?)+\]|[A-Za-z0-9 _:/@,-])"
+    r"\^(?:(?:\[(?:[A-Z]-[A-Z]|[a-z]-[a-z]|[0-9]-[0-9]|[A-Za-z0-9 _])+\]|[A-Za-z0-9 _:/@,-])"
     r"(?:\{\d{1,2}(?:,\d{1,2})?\}|[*+?])?)+\$"
 )
 _LOCAL = re.compile(r"#/(\$defs|definitions)/([^/~%]+)")
@@ -225,7 +227,7 @@ class _Checker:
             ):
                 raise _refused(
                     f"{where}.pattern",
-                    "must have the form ^...$ with letters, digits, [classes], {1,99}, *, + or ?; "
+                    "must have the form ^...$ with letters, digits, [a-z] classes, {1,99}, *, + or ?; "
                     "the model server can't enforce others",
                 )
             return {"type": "string", "pattern": pattern}
