@@ -227,8 +227,8 @@ class _Checker:
             ):
                 raise _refused(
                     f"{where}.pattern",
-                    "must have the form ^...$ with letters, digits, [a-z] classes, {1,99}, *, + or ?; "
-                    "the model server can't enforce others",
+                    "must have the form ^...$ with letters, digits, [a-z] classes, {1,99}, *, + "
+                    "or ?; the model server can't enforce others",
                 )
             return {"type": "string", "pattern": pattern}
         text_format = schema.get("format")
