@@ -61,6 +61,16 @@ load_local_settings() {
   done <config/local.env
 }
 
+# A number that is none would silently become 0 on its way through the templates.
+check_settings() {
+  local name
+  for name in $(compgen -e | grep -E '^(LLAMA|POSTGRES_AUTH)_.*(PORT|LIMIT|SECONDS|BYTES|TOKENS)$'); do
+    [[ ${!name} =~ ^[0-9]{0,9}$ ]] || misuse "$name is '${!name}'; expected a whole number"
+    [[ $name != *_PORT || ! ${!name} ]] || ((10#${!name} >= 1 && 10#${!name} <= 65535)) ||
+      misuse "$name is '${!name}'; expected a port, 1 to 65535"
+  done
+}
+
 # --- what has to be there before Ansible can run -------------------------------------------------
 
 # Through env, because setpriv itself still has root's rights when it looks its program up.
@@ -310,6 +320,7 @@ main() {
   local verb=${1:-help}
   (($# == 0)) || shift
   load_local_settings
+  check_settings
   case $verb in
     install) install_only "$@" ;;
     start | use | add | restart | logs | uninstall) "$verb" "$@" ;;

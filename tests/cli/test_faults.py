@@ -106,8 +106,13 @@ def test_a_busy_port(undisturbed: Checkout, setting: str) -> None:
     told(run, str(port), setting, "in use", "do:")
 
 
-def test_a_port_that_is_none(undisturbed: Checkout) -> None:
-    told(undisturbed.console("start", env={"LLAMA_PROXY_PORT": "eighty"}), "eighty")
+@pytest.mark.parametrize(
+    "setting",
+    ["LLAMA_PROXY_PORT=eighty", "POSTGRES_AUTH_PORT=70000", "LLAMA_PROXY_RATE_LIMIT=many"],
+)
+def test_a_number_that_is_none(undisturbed: Checkout, setting: str) -> None:
+    name, _, value = setting.partition("=")
+    told(undisturbed.console("start", env={name: value}), name, value, "expected")
 
 
 def test_a_routes_file_that_names_an_unknown_model(undisturbed: Checkout) -> None:
