@@ -172,7 +172,8 @@ def test_the_rate_limit(three: Checkout) -> None:
     answers = [status_of(three, key) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     refused(answers[2], 429)
-    assert 0 < int(answers[2].headers["retry-after"]) <= 60
+    # A place frees at most a sixty-fourth of the window late.
+    assert 0 < int(answers[2].headers["retry-after"]) <= 61
 
 
 def test_malformed_and_oversized_bodies(three: Checkout, key: str) -> None:

@@ -117,6 +117,18 @@ def test_everything_killed_at_once_starts_again(three: Checkout) -> None:
     assert three.status()["mode"] == "multi"
 
 
+def test_settings_that_an_interrupted_start_left_are_put_right(three: Checkout) -> None:
+    settings = three.path / "runtime" / "proxy.env"
+    right = settings.read_text()
+    settings.write_text(right.replace(f"_PORT={three.proxy_port}\n", "_PORT=0\n"))
+    before = three.pids()["proxy"]
+    kill(before)
+    wait_for(lambda: three.pids()["proxy"] not in (before, None), HEAL_SECONDS, "a new process")
+    three.start()
+    assert settings.read_text() == right
+    assert three.all_up()
+
+
 def test_restart_acts_on_the_mode_that_runs(three: Checkout) -> None:
     before = three.pids()
     run = three.console("restart")

@@ -13,7 +13,7 @@ import pwd
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,13 @@ def _watchdog_python(state_dir: Path) -> str:
     return config["program:watchdog"]["command"].split()[0]
 
 
-def apply(state_dir: Path, names: Sequence[str], user: str | None) -> list[str]:
+def apply(
+    state_dir: Path, names: Sequence[str], user: str | None, restart: Collection[str] = ()
+) -> list[str]:
     """Starts what is new or stopped, restarts what changed, removes what is gone.
 
-    Waits until every service of ``names`` answers. Returns the names that were touched; raises
+    ``restart`` names services that are restarted although their definitions are the same. Waits
+    until every service of ``names`` answers. Returns the names that were touched; raises
     SuperviseError when one does not come up in its own start time.
     """
     services = load_services(state_dir)
@@ -118,6 +121,9 @@ def apply(state_dir: Path, names: Sequence[str], user: str | None) -> list[str]:
     for name in [*added, *changed]:
         supervisor.add(name)
     touched += [*added, *changed, *removed]
+    for name in restart:
+        if name not in touched:
+            supervisor.stop(name)
     running = supervisor.processes()
     for name in names:
         if running[name]["statename"] not in {"RUNNING", "STARTING", "BACKOFF"}:

@@ -17,6 +17,9 @@ def add_commands(subcommands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("action", choices=["apply", "stop", "restart"])
     parser.add_argument("names", nargs="*", metavar="SERVICE")
     parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument(
+        "--restart", action="append", default=[], metavar="SERVICE", help="restart it in any case"
+    )
     parser.add_argument("--user", help="the system user that services run as (root only)")
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=run)
@@ -26,7 +29,9 @@ def run(options: argparse.Namespace) -> int:
     """Exit 0 when done, 1 when a service did not do as asked."""
     try:
         if options.action == "apply":
-            changed = supervise.apply(options.state_dir, options.names, options.user)
+            changed = supervise.apply(
+                options.state_dir, options.names, options.user, options.restart
+            )
         elif options.action == "stop":
             changed = supervise.stop(options.state_dir, options.names)
         else:
