@@ -61,7 +61,7 @@ GOOD: list[dict[str, Any]] = [
     {"type": "array", "prefixItems": [{"type": "string"}, {"type": "number"}]},
     {"type": "string", "minLength": 3, "maxLength": 1000},
     {"type": "string", "pattern": "^[0-9]{3}-[A-Z]+$"},
-    {"type": "string", "pattern": "^[^a-z]*x?$"},
+    {"type": "string", "pattern": "^[A-Za-z]*x?$"},
     {"type": "string", "format": "date-time"},
     {"type": "string", "format": "uuid"},
     {"type": "string", "format": "email"},
