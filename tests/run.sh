@@ -41,14 +41,13 @@ find_wheel() {
   done
 }
 
-# llama-cpp-python is compiled, so it is no part of the lock: its wheel is found, or built. The unit
-# tests that want it are skipped where there is none, because building takes minutes.
+# llama-cpp-python is compiled, so it is no part of the lock: its wheel is found, or built, which
+# takes minutes. The unit tests do without.
 prepare_llama_cpp() {
   local version wheel stamp
   version=$(sed -n 's/^llama-cpp-python==\([^ ]*\).*/\1/p' requirements/llama_cpp.txt)
   wheel=$(find_wheel "$version")
   if [[ ! $wheel ]]; then
-    [[ $1 != unit ]] || return 0
     say "==> No wheel of llama-cpp-python $version is here: build it, with everything else that start installs"
     ./console.sh install
     wheel=$(find_wheel "$version")
@@ -90,7 +89,7 @@ main() {
   [[ -x $CONTROLLER/bin/python ]] || fail 'the controller is missing. Run: ./console.sh test'
 
   prepare_environment
-  prepare_llama_cpp "${layers[*]}"
+  [[ ${layers[*]} == unit ]] || prepare_llama_cpp
   export PATH=$ENVIRONMENT/bin:$PATH
   export MYPY_CACHE_DIR=$CACHE/mypy RUFF_CACHE_DIR=$CACHE/ruff PYTHONPYCACHEPREFIX=$CACHE/python
   export HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis
