@@ -84,10 +84,6 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def v2_runner_on_ok(self, result: Any) -> None:
         self._done("+" if result.is_changed() else "·", result.is_changed())
-        message = result.result.get("llamakit_say")
-        if message:
-            with self._lock:
-                self._line(f"    {message}")
 
     def v2_runner_on_skipped(self, result: Any) -> None:
         with self._lock:
