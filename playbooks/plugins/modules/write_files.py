@@ -43,7 +43,8 @@ options:
     default: []
     description:
       - files with their C(content), C(dest) and C(mode); C(force=false) keeps what is there,
-        C(secret=true) keeps it out of the diff
+        C(secret=true) keeps it out of the diff; C(validate), a command as a list with C(%s) for the
+        file, must succeed before the new content replaces the old
   prune:
     type: list
     elements: dict
@@ -94,7 +95,7 @@ class Writer:
                      "after": content}
                 )
             if not self.module.check_mode:
-                self._write(path, content)
+                self._write(path, content, wanted.get("validate"))
         if os.path.exists(path):
             changed |= self._attributes(wanted, path)
         if changed:
@@ -108,13 +109,24 @@ class Writer:
         except FileNotFoundError:
             return None
 
-    def _write(self, path: str, content: str) -> None:
+    def _write(self, path: str, content: str, validate: list[str] | None) -> None:
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".write_files-")
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if validate:
+            self._validate(path, [word.replace("%s", temporary) for word in validate], temporary)
         self.module.atomic_move(temporary, path)
+
+    def _validate(self, path: str, command: list[str], temporary: str) -> None:
+        status, stdout, stderr = self.module.run_command(command)
+        if status != 0:
+            os.unlink(temporary)
+            said = (stderr or stdout).strip() or f"the check ended with status {status}"
+            self.module.fail_json(
+                msg=f"{path} was left as it is, because its new content is refused: {said}"
+            )
 
     def prune(self, wanted: dict[str, Any]) -> None:
         if not os.path.isdir(wanted["path"]):
