@@ -23,6 +23,9 @@ options:
     type: bool
     default: false
     description: switch to C(previous), which afterwards names the release that was left
+  previous:
+    type: str
+    description: what C(previous) is to name after the switch, where that is not the release left
   keep:
     type: int
     default: 3
@@ -50,8 +53,8 @@ class Releases:
         temporary.symlink_to(Path("releases", name))
         temporary.rename(self.root / link)
 
-    def switch(self, name: str) -> None:
-        before = self.linked("current")
+    def switch(self, name: str, previous: str | None) -> None:
+        before = previous or self.linked("current")
         if before is not None:
             self.link("previous", before)
         self.link("current", name)
@@ -76,6 +79,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "name": {"type": "str"},
             "back": {"type": "bool", "default": False},
+            "previous": {"type": "str"},
             "keep": {"type": "int", "default": 3},
         },
         required_one_of=[["name", "back"]],
@@ -91,11 +95,12 @@ def main() -> None:
         )
     changed = wanted != current
     if changed and not module.check_mode:
-        releases.switch(wanted)
+        releases.switch(wanted, module.params["previous"])
         releases.prune(module.params["keep"])
     module.exit_json(
         changed=changed,
         before=current or "",
+        previous=previous or "",
         name=wanted,
         environments=releases.environments() if (releases.root / "releases").is_dir() else [],
     )

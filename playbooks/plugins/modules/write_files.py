@@ -45,6 +45,11 @@ options:
       - files with their C(content), C(dest) and C(mode); C(force=false) keeps what is there,
         C(secret=true) keeps it out of the diff; C(validate), a command as a list with C(%s) for the
         file, must succeed before the new content replaces the old
+  links:
+    type: list
+    elements: dict
+    default: []
+    description: symbolic links, C(path) with the text C(to), replaced by a rename
   prune:
     type: list
     elements: dict
@@ -101,6 +106,16 @@ class Writer:
         if changed:
             self.written.append(path)
 
+    def link(self, wanted: dict[str, Any]) -> None:
+        path, target = wanted["path"], wanted["to"]
+        if os.path.islink(path) and os.readlink(path) == target:
+            return
+        self.written.append(path)
+        if not self.module.check_mode:
+            temporary = tempfile.mktemp(dir=os.path.dirname(path), prefix=".write_files-")
+            os.symlink(target, temporary)
+            os.rename(temporary, path)
+
     @staticmethod
     def _read(path: str) -> str | None:
         try:
@@ -148,6 +163,7 @@ def main() -> None:
             "directories": lists,
             "templates": lists,
             "contents": {**lists, "no_log": False},
+            "links": lists,
             "prune": lists,
         },
         supports_check_mode=True,
@@ -158,6 +174,8 @@ def main() -> None:
             writer.directory(wanted)
         for wanted in module.params["contents"]:
             writer.file(wanted)
+        for wanted in module.params["links"]:
+            writer.link(wanted)
         for wanted in module.params["prune"]:
             writer.prune(wanted)
     except OSError as error:
