@@ -257,7 +257,7 @@ async def test_methods(proxy: Proxy, key: str) -> None:
 
 async def test_health_needs_no_key_and_metrics_only_here(proxy: Proxy, key: str) -> None:
     async with httpx.AsyncClient(base_url=proxy.url) as client:
-        assert (await client.get("/healthz")).json() == {"status": "alive"}
+        assert (await client.get("/healthz")).json() == {"status": "alive", "release": None}
         ready = await client.get("/readyz")
         assert ready.status_code == 200
         assert ready.json()["models"]["script"] == "up"

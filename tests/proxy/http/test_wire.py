@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llamakit_proxy.serve import HEADER_SECONDS, MAX_HEAD
+from llamakit_proxy.protocol import HEADER_SECONDS, MAX_HEAD
 from support.proxy import Proxy
 
 CHAT = "/v1/chat/completions"

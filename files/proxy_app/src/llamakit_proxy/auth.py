@@ -56,9 +56,17 @@ class KeyStore:
         """Whether the database can be asked now; readiness and metrics want to know."""
         return self._feed.connected
 
-    async def start(self) -> None:
-        """Connect; returns after a few seconds also when Postgres is away, and keeps trying."""
+    async def start(self, *, until_connected: bool = False) -> None:
+        """Connect; returns after a few seconds also when Postgres is away, and keeps trying.
+
+        With ``until_connected`` it returns only when Postgres has answered. SchemaError when the
+        schema is too old.
+        """
         await self._feed.start(_START_PATIENCE_SECONDS)
+        if until_connected:
+            await self._feed.answered.wait()
+        if self._feed.refusal is not None:
+            raise self._feed.refusal
 
     async def close(self) -> None:
         """Stop following the database."""

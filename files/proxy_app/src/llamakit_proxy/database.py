@@ -20,6 +20,10 @@ class DatabaseError(Exception):
     """The database can't be used. The text is one line: what was found and what to do."""
 
 
+class SchemaError(DatabaseError):
+    """The database's schema is older than this release needs."""
+
+
 class Role(Enum):
     """As whom to connect."""
 

@@ -15,10 +15,13 @@ CONNECT_SECONDS = 1.0
 class Health:
     """Readiness, looked up at most once a second however often it is asked for."""
 
-    def __init__(self, routes: RouteFile, backends: Backends, keys: KeyStore) -> None:
+    def __init__(
+        self, routes: RouteFile, backends: Backends, keys: KeyStore, release: str | None
+    ) -> None:
         self._routes = routes
         self._backends = backends
         self._keys = keys
+        self.release = release
         self._lock = asyncio.Lock()
         self._checked_at = float("-inf")
         self._up: dict[str, bool] = {}
@@ -45,6 +48,7 @@ class Health:
             "models": {name: "up" if up else "down" for name, up in models.items()},
             "database": "up" if connected else "down",
             "routes": "current" if self._routes.error is None else "invalid file, old ones kept",
+            "release": self.release,
         }
 
     async def _look(self) -> None:

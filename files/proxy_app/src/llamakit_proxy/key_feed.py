@@ -19,8 +19,10 @@ from typing import Any
 
 import psycopg
 
+from . import migrate
 from .database import (
     DatabaseError,
+    SchemaError,
     break_off,
     broken_after,
     connect_async,
@@ -75,9 +77,12 @@ class KeyFeed:
         self._cache = cache
         self._connected = False
         self._closing = False
+        self.answered = asyncio.Event()
+        """Set once the database is followed, or can't be: see ``refusal``."""
         self._wake = asyncio.Event()
         self._first_try = asyncio.Event()
         self._last_trouble = ""
+        self._refusal: SchemaError | None = None
         self._connection: psycopg.AsyncConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._seen = _NOTHING
@@ -92,6 +97,11 @@ class KeyFeed:
     def connected(self) -> bool:
         """Whether the cache follows the database now."""
         return self._connected
+
+    @property
+    def refusal(self) -> SchemaError | None:
+        """Why the database at hand can't be followed at all, when that is so."""
+        return self._refusal
 
     async def start(self, patience_seconds: float) -> None:
         """Start, and wait until the first attempt to connect has succeeded or failed."""
@@ -149,6 +159,9 @@ class KeyFeed:
                 await self._follow(connection)
         except (DatabaseError, SettingsError) as error:
             trouble = str(error)
+            if isinstance(error, SchemaError):
+                self._refusal = error
+                self.answered.set()
         except psycopg.Error as error:
             trouble = explain_failure(error)
         except Exception:
@@ -172,6 +185,7 @@ class KeyFeed:
         connection.add_notify_handler(_ignore)  # that it arrived is all it says
         with broken_after(connection, _ROUND_SECONDS):
             await connection.execute("LISTEN llamakit_keys")
+            await self._compare_schema(connection)
         # What was seen on another connection may be of another server, or from before a restore.
         self._seen = _NOTHING
         while True:
@@ -181,12 +195,23 @@ class KeyFeed:
                 await self._write_uses(connection)
             if not self._connected:
                 self._connected = True
+                self.answered.set()
                 self._first_try.set()
                 _log.info("keys: following the database")
             if self._closing and not self._uses:
                 return
             if not (self._asked or self._doubted or self._closing):
                 await self._rest(POLL_SECONDS, connection)
+
+    async def _compare_schema(self, connection: psycopg.AsyncConnection) -> None:
+        """SchemaError when it is older than this release; when it is newer, say so and go on."""
+        rows = await (await connection.execute(migrate.APPLIED)).fetchall()
+        self._refusal = None
+        migrations = migrate.packaged()
+        if len(rows) < len(migrations):
+            raise SchemaError(migrate.OLDER)
+        if len(rows) > len(migrations):
+            _log.warning("%s", migrate.newer(rows, migrations))
 
     async def _sync(self, connection: psycopg.AsyncConnection) -> None:
         """Note which keys have to be looked up again."""

@@ -4,10 +4,9 @@ import json
 import logging
 import os
 import sys
-import time
-from typing import Any
 
 from .exchange import Exchange
+from .log_line import log_line, stamp
 
 LOGGER = logging.getLogger("llamakit_proxy")
 
@@ -18,21 +17,17 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON; control characters are escaped by that."""
-        line: dict[str, Any] = {
-            "time": stamp(record.created),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
+        trouble: dict[str, object] = {}
         if record.exc_info and record.exc_info[0] is not None:
-            line["exception"] = record.exc_info[0].__name__
+            trouble["exception"] = record.exc_info[0].__name__
             trace = record.exc_info[2]
             while trace is not None and trace.tb_next is not None:
                 trace = trace.tb_next
             if trace is not None:
                 code = trace.tb_frame.f_code
-                line["at"] = f"{code.co_name}:{trace.tb_lineno}"
-        return json.dumps(line)
+                trouble["at"] = f"{code.co_name}:{trace.tb_lineno}"
+        level = record.levelname.lower()
+        return log_line(record.created, level, record.name, record.getMessage(), **trouble)
 
 
 def configure() -> None:
@@ -42,12 +37,6 @@ def configure() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-
-
-def stamp(seconds: float) -> str:
-    """Seconds since the epoch as UTC with milliseconds."""
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
 
 
 def request_line(exchange: Exchange, seconds: float) -> bytes:

@@ -1,4 +1,17 @@
-"""The schema, by numbered SQL files that are each applied once, in order, in a transaction."""
+"""The schema, by numbered SQL files that are each applied once, in order, in a transaction.
+
+A migration only adds: tables, columns that are nullable or have a default, indexes, functions. So a
+release runs on the schema of any later one, which is what a rollback and the moment of a switch
+need: the database is never migrated back. What an old release reads or writes (a table, a column,
+its type, the meaning of its values, a right of the proxy's) may go only in a migration of a release
+to whose predecessor nobody rolls back any more, and the changelog says so.
+
+Who meets which schema: *newer* than the release: the proxy, the users' commands and init-db say so
+and go on, and init-db changes nothing. *Older*: the proxy does not start, a reload falls back to
+the worker that serves, and the users' commands refuse; init-db, which every deployment runs before
+it switches, brings it up to date. *Other text* under the same number: init-db and the users'
+commands refuse.
+"""
 
 import hashlib
 import re
@@ -6,16 +19,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import psycopg
 
-from .database import DatabaseError, explain_failure
+from .database import DatabaseError, SchemaError, explain_failure
 
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 # Any fixed number will do; it only has to be the same in every release.
 _LOCK = 0x6C6C616D61
 _TURN_SECONDS = 120
 _TABLE_SECONDS = 15
+APPLIED = "SELECT version, name, sha256 FROM public.schema_migrations ORDER BY version"
+OLDER = (
+    "the database's schema is older than this release; run `./console.sh start` (or the playbook "
+    "site.yml, or init-db)"
+)
 _TABLE = """
 CREATE TABLE IF NOT EXISTS public.schema_migrations (
     version    integer PRIMARY KEY,
@@ -109,28 +128,30 @@ def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> 
 
 
 def check(connection: psycopg.Connection, migrations: Sequence[Migration]) -> None:
-    """DatabaseError unless the database has exactly these migrations."""
+    """SchemaError unless the database has these migrations; it may have more."""
     if _pending(connection, migrations):
-        raise DatabaseError(
-            "the database's schema is older than this release; run `./console.sh start` or init-db"
-        )
+        raise SchemaError(OLDER)
+
+
+def is_newer(connection: psycopg.Connection, migrations: Sequence[Migration]) -> str | None:
+    """What to say when the database is a later release's; None when it is not."""
+    rows = _applied(connection)
+    return newer(rows, migrations) if len(rows) > len(migrations) else None
+
+
+def newer(rows: Sequence[tuple[Any, ...]], migrations: Sequence[Migration]) -> str:
+    """What to say when ``rows``, those of APPLIED, are more than ``migrations``."""
+    return (
+        f"the database's schema is newer ({rows[-1][1]}) than this release (up to "
+        f"{migrations[-1].name}); that is fine after a rollback, else deploy the later release"
+    )
 
 
 def _pending(
     connection: psycopg.Connection, migrations: Sequence[Migration]
 ) -> Sequence[Migration]:
     """The migrations still to apply, after making sure that the applied ones are the same."""
-    try:
-        rows = connection.execute(
-            "SELECT version, name, sha256 FROM public.schema_migrations ORDER BY version"
-        ).fetchall()
-    except psycopg.Error as error:
-        raise DatabaseError(explain_failure(error)) from None
-    if len(rows) > len(migrations):
-        raise DatabaseError(
-            f"the database's schema is newer ({rows[-1][1]}) than this release "
-            f"(up to {migrations[-1].name}); use the release that made it, or a later one"
-        )
+    rows = _applied(connection)
     for (version, name, sha256), migration in zip(rows, migrations, strict=False):
         if (version, sha256) != (migration.version, migration.sha256):
             raise DatabaseError(
@@ -139,6 +160,14 @@ def _pending(
                 "the file: a change of the schema is always a new migration"
             )
     return migrations[len(rows) :]
+
+
+def _applied(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
+    """What APPLIED gives."""
+    try:
+        return connection.execute(APPLIED).fetchall()
+    except psycopg.Error as error:
+        raise DatabaseError(explain_failure(error)) from None
 
 
 def _set(connection: psycopg.Connection, name: str, value: str) -> None:

@@ -28,8 +28,8 @@ def create(service: Service) -> FastAPI:
         return JSONResponse(known.body(), error.status_code, error.headers)
 
     @pages.api_route("/healthz", methods=["GET", "HEAD"], summary="The process is alive")
-    async def healthz() -> dict[str, str]:
-        return {"status": "alive"}
+    async def healthz() -> dict[str, str | None]:
+        return {"status": "alive", "release": service.settings.release}
 
     @pages.api_route("/readyz", methods=["GET", "HEAD"], summary="At least one model can be used")
     async def readyz() -> JSONResponse:

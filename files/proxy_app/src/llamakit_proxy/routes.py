@@ -16,7 +16,7 @@ Kind = Literal["chat", "embedding"]
 MAX_NAME = 256
 
 
-class RoutesError(Exception):
+class RoutesError(SettingsError):
     """The routes file can't be used. The text says where, what was found and expected."""
 
 

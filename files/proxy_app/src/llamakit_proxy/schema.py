@@ -1,5 +1,7 @@
 """``init-db``: tables, the proxy's rights on them, and the partitions of the days to come."""
 
+import sys
+
 from . import migrate
 from .access import grant_proxy_rights
 from .database import Role, connect, role_name
@@ -16,10 +18,17 @@ def shares_the_owners_role(settings: Settings) -> bool:
 def initialise(settings: Settings) -> list[str]:
     """Bring the schema up to date; what was changed, a line each, empty for nothing.
 
-    Safe to repeat and to run from two places at once. Raises DatabaseError or SettingsError.
+    Safe to repeat and to run from two places at once. The schema of a later release stays as it
+    is: its rights and partitions are not this release's to set. Raises DatabaseError or
+    SettingsError.
     """
     with connect(settings, Role.ADMIN) as connection, migrate.alone(connection):
-        changes = [f"applied {name}" for name in migrate.migrate(connection, migrate.packaged())]
+        migrations = migrate.packaged()
+        changes = [f"applied {name}" for name in migrate.migrate(connection, migrations)]
+        note = migrate.is_newer(connection, migrations)
+        if note is not None:
+            print(f"warning: {note}", file=sys.stderr)
+            return []
         if not shares_the_owners_role(settings):
             proxy = role_name(settings, Role.PROXY)
             if grant_proxy_rights(connection, proxy):

@@ -35,7 +35,7 @@ class Service:
         )
         self.backends = Backends(settings)
         self.backends.apply(self.route_file.table)
-        self.health = Health(self.route_file, self.backends, self.keys)
+        self.health = Health(self.route_file, self.backends, self.keys, settings.release)
         self.metrics = Metrics(self._gauges)
         self.stopping = False
         self._poller: asyncio.Task[None] | None = None
@@ -45,9 +45,13 @@ class Service:
         """The routing table in force."""
         return self.route_file.table
 
-    async def start(self) -> None:
-        """Connect to the database and begin to follow the routes file."""
-        await self.keys.start()
+    async def start(self, *, wait_for_database: bool = False) -> None:
+        """Connect to the database and begin to follow the routes file.
+
+        With ``wait_for_database`` until Postgres answers, however long that takes. SchemaError when
+        its schema is too old for this release.
+        """
+        await self.keys.start(until_connected=wait_for_database)
         await self.request_log.start()
         self._poller = asyncio.create_task(self._follow_routes())
 

@@ -18,6 +18,8 @@ class Settings:
 
     proxy_host: str
     proxy_port: int
+    tls: bool
+    """Speak https alone, with the secrets tls_certificate and tls_key."""
     rate_limit: int
     """Requests a user may make per window; 0 means no limit."""
     rate_window_seconds: int
@@ -33,6 +35,10 @@ class Settings:
     """A client that takes nothing for this long is cut off."""
     drain_timeout_seconds: float
     """How long running requests may go on after the proxy was told to stop."""
+    reload_drain_timeout_seconds: float
+    """How long they may go on in the old worker while a new one serves already."""
+    ready_timeout_seconds: float
+    """How long a new worker may take until it can serve."""
     routes_path: Path
     postgres_host: str
     """A host name, an address, or the directory of a Unix socket."""
@@ -42,9 +48,23 @@ class Settings:
     postgres_admin_user: str
     postgres_sslmode: str
     secrets_dir: Path
+    release: str | None
+    """The name of the folder that the settings are in, links followed; None without a file."""
 
     def secret(self, name: str) -> str:
-        """The secret called ``name``; SettingsError when its file can't be read or is empty.
+        """The secret called ``name``; SettingsError when its file can't be read or is empty."""
+        path = self.secret_file(name)
+        try:
+            value = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingsError(f"can't read the secret {path}: {reason}") from error
+        if not value:
+            raise SettingsError(f"the secret {path} is empty; expected one line of text")
+        return value
+
+    def secret_file(self, name: str) -> Path:
+        """Where the secret called ``name`` is; SettingsError when there is none.
 
         Under systemd the credentials directory wins, because there the files of
         ``secrets_dir`` are not readable for the service.
@@ -56,15 +76,12 @@ class Settings:
         places.append(self.secrets_dir / name)
         for path in places:
             try:
-                value = path.read_text(encoding="utf-8").strip()
+                path.stat()
             except FileNotFoundError:
                 continue
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is not text"
-                raise SettingsError(f"can't read the secret {path}: {reason}") from error
-            if not value:
-                raise SettingsError(f"the secret {path} is empty; expected one line of text")
-            return value
+            except OSError as error:
+                raise SettingsError(f"can't read the secret {path}: {error.strerror}") from error
+            return path
         raise SettingsError(
             f"the secret {name} is not in {places[-1].parent}; "
             "run `./console.sh start` (or the playbook site.yml) to have it made"
@@ -121,6 +138,12 @@ class _Reader:
             raise SettingsError(f"{name} is {value!r}; expected a whole number {low}..{high}")
         return number
 
+    def flag(self, name: str, default: str) -> bool:
+        value = self.text(name, default)
+        if value not in {"0", "1"}:
+            raise SettingsError(f"{name} is {value!r}; expected 0 or 1")
+        return value == "1"
+
     def seconds(self, name: str, default: float, low: float, high: float) -> float:
         value = self.text(name, str(default))
         try:
@@ -151,6 +174,7 @@ def from_values(values: Mapping[str, str]) -> Settings:
     return Settings(
         proxy_host=read.text("LLAMA_PROXY_HOST", "127.0.0.1"),
         proxy_port=read.integer("LLAMA_PROXY_PORT", 8001, 0, 65_535),
+        tls=read.flag("LLAMA_PROXY_TLS", "0"),
         rate_limit=read.integer("LLAMA_PROXY_RATE_LIMIT", 60, 0, 10_000_000),
         rate_window_seconds=read.integer("LLAMA_PROXY_RATE_WINDOW_SECONDS", 60, 1, 31 * day),
         max_body_bytes=read.integer("LLAMA_PROXY_MAX_BODY_BYTES", 2 << 20, 1024, 64 << 20),
@@ -160,6 +184,10 @@ def from_values(values: Mapping[str, str]) -> Settings:
         stall_timeout_seconds=read.seconds("LLAMA_PROXY_STALL_TIMEOUT_SECONDS", 120, 0.1, day),
         write_timeout_seconds=read.seconds("LLAMA_PROXY_WRITE_TIMEOUT_SECONDS", 30, 0.1, day),
         drain_timeout_seconds=read.seconds("LLAMA_PROXY_DRAIN_TIMEOUT_SECONDS", 20, 0, day),
+        reload_drain_timeout_seconds=read.seconds(
+            "LLAMA_PROXY_RELOAD_DRAIN_TIMEOUT_SECONDS", 300, 0, day
+        ),
+        ready_timeout_seconds=read.seconds("LLAMA_PROXY_READY_TIMEOUT_SECONDS", 30, 0.1, day),
         routes_path=Path(read.text("LLAMA_PROXY_ROUTES")),
         postgres_host=read.text("POSTGRES_AUTH_HOST", "127.0.0.1"),
         postgres_port=read.integer("POSTGRES_AUTH_PORT", 5433, 1, 65_535),
@@ -168,4 +196,10 @@ def from_values(values: Mapping[str, str]) -> Settings:
         postgres_admin_user=read.text("POSTGRES_AUTH_ADMIN_USER", "llamakit_admin"),
         postgres_sslmode=read.text("POSTGRES_AUTH_SSLMODE", "prefer"),
         secrets_dir=Path(read.text("LLAMAKIT_SECRETS_DIR")),
+        release=_release(values.get(CONFIG_VARIABLE)),
     )
+
+
+def _release(config: str | None) -> str | None:
+    # Before the last link is followed: a release is the folder, not the file in it.
+    return Path(config).parent.resolve().name if config else None

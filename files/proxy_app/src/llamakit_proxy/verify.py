@@ -15,6 +15,7 @@ from . import users
 from .commands import guarded
 from .database import Role, connect
 from .settings import Settings, load
+from .tls import CERTIFICATE, client_context
 
 TIMEOUT_SECONDS = 120
 KEY_LIFETIME = timedelta(minutes=10)
@@ -47,13 +48,20 @@ def run(args: argparse.Namespace) -> int:
     stamp = Path(args.unless[0]) if args.unless else None
     proven = stamp is not None and stamp.exists() and stamp.read_text() == args.unless[1]
     try:
-        with httpx.Client(base_url=base_url(settings), timeout=TIMEOUT_SECONDS) as client:
+        with _client(settings) as client:
             for line in verify(client, settings, models=not proven):
                 print(line, flush=True)
     except VerifyError as error:
         print(f"error: {error}\nSee: ./console.sh status, ./console.sh logs proxy", file=sys.stderr)
         return 1
-    except httpx.ConnectError:
+    except httpx.ConnectError as refusal:
+        if "CERTIFICATE_VERIFY_FAILED" in str(refusal):
+            print(
+                f"error: what answers at {base_url(settings)} shows another certificate than "
+                f"{settings.secret_file(CERTIFICATE)}, or an expired one; restart the proxy",
+                file=sys.stderr,
+            )
+            return 1
         print(
             f"error: nothing answers at {base_url(settings)}; expected the proxy\n"
             "See: ./console.sh status, and start it with: ./console.sh start",
@@ -72,12 +80,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _client(settings: Settings) -> httpx.Client:
+    # Without TLS there is nothing to verify; the name of the setting is httpx's.
+    trusted = client_context(settings) or False
+    return httpx.Client(
+        base_url=base_url(settings), timeout=TIMEOUT_SECONDS, trust_env=False, verify=trusted
+    )
+
+
 def base_url(settings: Settings) -> str:
     """Where this machine reaches the proxy."""
     host = settings.proxy_host
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - what it binds, not what we connect to
         host = "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.proxy_port}"
+    scheme = "https" if settings.tls else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.proxy_port}"
 
 
 def verify(client: httpx.Client, settings: Settings, *, models: bool) -> Iterator[str]:

@@ -1,32 +1,31 @@
-"""`llamakit-proxy serve`: uvicorn around the application, with a server's manners."""
+"""One client's connection: uvicorn's HTTP/1.1 with limits, and with a polite end."""
 
 import asyncio
-import logging
-import os
-import socket
-from typing import Any, cast
+import select
 
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
-from .app import Application
 from .errors import ApiError
 from .exchange import ABORT
-from .logging import configure
-from .service import Service
-from .settings import Settings, SettingsError
 
 HEADER_SECONDS = 10.0
 """A connection that has not sent a whole head within this is closed, idle new ones included."""
 MAX_HEAD = 32 << 10
-KEEP_ALIVE_SECONDS = 75
-BACKLOG = 1024
+
+
+class State(ServerState):
+    """What all connections share."""
+
+    leaving = False
+    """Whether this process ends soon, and each answer from now on is its connection's last."""
 
 
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with a limit on how large a request's head may be and how long it may
     take, OpenAI's error object for what is not HTTP, and a way to drop a client that stalls."""
 
+    server_state: State
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
@@ -63,6 +62,8 @@ class Protocol(HttpToolsProtocol):
             self._refuse(431, "headers_too_large", "The request's headers are too large.")
             return
         super().on_headers_complete()
+        if self.server_state.leaving:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -73,6 +74,37 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's own words
         if not self.transport.is_closing():
             self._refuse(400, "invalid_http", "This is not a valid HTTP/1.1 request.")
+
+    # -- when the process ends -----------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has come in that is not answered."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and self._in_head and not self._head_bytes
+
+    @property
+    def over(self) -> bool:
+        """Whether all is said, and only the peer's goodbye may be missing."""
+        transport = self.transport
+        return transport.is_closing() and self.idle and not transport.get_write_buffer_size()
+
+    def close_soon(self) -> None:
+        """The answer that is due is the last one, and says so. One whose head is gone can't: a
+        client that did not hear of it may be sending its next request when it ends."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def close_if_silent(self) -> None:
+        """Close an idle connection, unless something has come in that was not read yet."""
+        if self.transport.is_closing():
+            return
+        arrived = select.poll()
+        arrived.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        if not arrived.poll(0):
+            self.transport.close()
+
+    # -- heads ---------------------------------------------------------------------------------
 
     def _expect_head(self) -> None:
         self._in_head = True
@@ -97,60 +129,3 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
-
-
-class Server(uvicorn.Server):
-    """A server that stops in order: nobody new, who waits is told, who is answered may finish."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._service.drain()
-        await super().shutdown(sockets)
-
-
-def make_server(settings: Settings) -> Server:
-    """The server, not yet listening. RoutesError when the routes can't be used."""
-    service = Service(settings)
-    config = uvicorn.Config(
-        cast(Any, Application(service)),
-        loop="uvloop",
-        http=Protocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=True,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_seconds)),
-    )
-    return Server(config, service)
-
-
-def listen(settings: Settings) -> socket.socket:
-    """The proxy's socket. SettingsError when its address can't be had."""
-    host, port = settings.proxy_host, settings.proxy_port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
-        raise SettingsError(
-            f"can't listen on {host}:{port}: {reason}; see what uses it with `ss -ltnp`, "
-            "or set LLAMA_PROXY_HOST and LLAMA_PROXY_PORT to another address"
-        ) from error
-
-
-def run(settings: Settings) -> int:
-    """Serve until a signal says to stop; the exit code."""
-    configure()
-    # uvicorn warns of every request that is not HTTP; the answer says it, the log need not.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    server = make_server(settings)
-    server.run(sockets=[listen(settings)])
-    return 0 if server.started else 1

@@ -1,0 +1,17 @@
+"""One line of the log: the same for the master, which imports little, and for the workers."""
+
+import json
+import time
+
+
+def stamp(seconds: float) -> str:
+    """Seconds since the epoch as UTC with milliseconds."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def log_line(created: float, level: str, logger: str, message: str, **more: object) -> str:
+    """A record as JSON; control characters are escaped by that. ``created`` is since the epoch."""
+    return json.dumps(
+        {"time": stamp(created), "level": level, "logger": logger, "message": message, **more}
+    )
