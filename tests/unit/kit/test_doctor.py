@@ -7,7 +7,6 @@ import socket
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from llamakit.cli import main
@@ -79,7 +78,7 @@ def test_a_busy_port_fails_and_names_the_program(where: Where) -> None:
         taken.listen()
         found = [f for f in config.configuration(where) if f.subject == "ports"]
     assert found[0].level == "fail"
-    assert f"{psutil.Process().name()} (pid " in found[0].found
+    assert f"{Path('/proc/self/comm').read_text().strip()} (pid " in found[0].found
 
 
 def test_memory_and_disk_that_do_not_suffice_fail(
@@ -88,7 +87,7 @@ def test_memory_and_disk_that_do_not_suffice_fail(
     assert config.memory("a", 1 << 60).level == "fail"
     assert config.memory("a", 1).level == "ok"
     disk = SimpleNamespace(free=10_000_000)
-    monkeypatch.setattr("psutil.disk_usage", lambda _path: disk)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: disk)
     assert levels(list(config.disk(where, [])))["disk"] == "fail"
 
 

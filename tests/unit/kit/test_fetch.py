@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from llamakit.cli import main
-from llamakit.config.models_file import Source
+from llamakit.config.entries import Source
 from llamakit.fetch import download
 from llamakit.fetch.hub import remote_files
 from llamakit.fetch.progress import Progress

@@ -14,8 +14,11 @@ import pytest
 import yaml
 
 from llamakit.cli import main
+from llamakit.config.entries import parse_document
+from llamakit.config.files import load_config
 from llamakit.config.problems import ConfigError
-from llamakit.models.plan import PlanOptions, build_plan
+from llamakit.models.plan import build_plan
+from llamakit.models.plan_options import PlanOptions
 from llamakit.models.ports import assign_ports
 from llamakit.smoke import stand_in
 from support.models import embedding_model, random_model, script_model, sharded_model
@@ -37,10 +40,12 @@ class Place:
         self.routes.write_text(yaml.safe_dump({"models": list(models)}))
 
     def plan(self, **more: Any) -> dict[str, Any]:
-        options = PlanOptions(
-            self.config, self.routes, self.models, self.models.parent / "smoke", **more
-        )
-        plan = build_plan(options)
+        config = load_config(self.config, self.routes)
+        # As on a host, where the plan is made of what the controller read.
+        carried = parse_document(json.dumps(config.document()))
+        assert carried == config
+        options = PlanOptions(self.models, self.models.parent / "smoke", **more)
+        plan = build_plan(carried, options)
         json.dumps(plan)
         return plan
 
@@ -115,7 +120,7 @@ def test_a_later_release_runs_its_own_smoke_model(
     earlier = smoke_path(place)
     content = earlier.read_bytes()
     package = tmp_path / "later" / "smoke"
-    shutil.copytree(stand_in.PACKAGE, package)
+    shutil.copytree(str(stand_in.PACKAGE), package)
     with (package / "model.py").open("a") as source:
         source.write("# another layout")
     monkeypatch.setattr(stand_in, "PACKAGE", package)
@@ -138,8 +143,11 @@ def test_planning_with_a_smoke_model_that_is_there_imports_nothing_slow(place: P
     script = (
         "import json, sys\n"
         "from pathlib import Path\n"
-        "from llamakit.models.plan import PlanOptions, build_plan\n"
-        "build_plan(PlanOptions(*map(Path, sys.argv[1:]), allow_smoke=True))\n"
+        "from llamakit.config.files import load_config\n"
+        "from llamakit.models.plan import build_plan\n"
+        "from llamakit.models.plan_options import PlanOptions\n"
+        "models, routes, *folders = map(Path, sys.argv[1:])\n"
+        "build_plan(load_config(models, routes), PlanOptions(*folders, allow_smoke=True))\n"
         "assert not {'numpy', 'gguf'} & set(sys.modules)\n"
     )
     where = [place.config, place.routes, place.models, place.models.parent / "smoke"]

@@ -3,37 +3,71 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
 from llamakit.config.problems import ConfigError
-from llamakit.doctor import cli as doctor
-from llamakit.fetch import cli as fetch
-from llamakit.fetch import prefetch
-from llamakit.models import cli as models
-from llamakit.services import preflight, status_cli, summary, supervise_cli
 
-COMMANDS = (models, fetch, prefetch, preflight, supervise_cli, status_cli, summary, doctor)
+# The module of each command; its add_commands adds them. Only what is asked for is imported: many
+# commands run on a host, where there is nothing but Python's own library.
+COMMANDS = {
+    "read-config": "llamakit.config.cli",
+    "plan": "llamakit.models.cli",
+    "models": "llamakit.models.cli",
+    "select": "llamakit.models.cli",
+    "smoke": "llamakit.models.cli",
+    "fetch": "llamakit.fetch.cli",
+    "check-files": "llamakit.fetch.cli",
+    "prefetch": "llamakit.fetch.prefetch",
+    "preflight": "llamakit.preflight.cli",
+    "certificate": "llamakit.certificate",
+    "supervise": "llamakit.services.supervise_cli",
+    "status": "llamakit.services.status_cli",
+    "summary": "llamakit.services.summary",
+    "doctor": "llamakit.doctor.cli",
+    "backup": "llamakit.database.cli",
+    "backups": "llamakit.database.cli",
+    "restore": "llamakit.database.cli",
+    "restore-test": "llamakit.database.cli",
+}
 EXIT_CONFIG = 2
 EXIT_INTERRUPTED = 130
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with every command; each sets ``run``, which returns the exit status."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of one command, or of all; each sets ``run``, which returns the exit status."""
     parser = argparse.ArgumentParser(prog="llamakit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in COMMANDS:
-        module.add_commands(commands)
+    names = [COMMANDS[command]] if command in COMMANDS else COMMANDS.values()
+    for name in dict.fromkeys(names):
+        try:
+            importlib.import_module(name).add_commands(commands)
+        except ModuleNotFoundError:
+            if command in COMMANDS:
+                raise
+            # A command that can't run here is none that help should offer.
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status is 2 for wrong arguments or a wrong configuration."""
-    options = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        options = build_parser(arguments[0] if arguments else None).parse_args(arguments)
         return int(options.run(options))
     except ConfigError as error:
         print(error, file=sys.stderr)
+        return EXIT_CONFIG
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("llamakit"):
+            raise
+        print(
+            f"llamakit: this command needs the Python module {error.name}, which {sys.executable} "
+            "does not have.\nRun it from the controller (./console.sh), or with the Python of a "
+            "model server's environment: /opt/llamakit/llama_server/*/bin/python -m llamakit …",
+            file=sys.stderr,
+        )
         return EXIT_CONFIG
     except BrokenPipeError:
         sys.stderr.close()

@@ -3,57 +3,19 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from llamakit.config.entries import Kind, ModelEntry, Source
 from llamakit.config.problems import ConfigError, Problem, shorten
-from llamakit.config.schema_check import did_you_mean, load_schema, schema_problems
+from llamakit.config.schema_check import load_schema, schema_problems
 from llamakit.config.yaml_source import YamlSource, load_yaml
-from llamakit.engines import DEFAULT_ENGINE, Engine, engines
+from llamakit.engines import DEFAULT_ENGINE, engines
 from llamakit.models.shards import ShardName, file_names, stem_of
 
 MODEL_KEYS = frozenset(["id", "aliases", "source", "engine", "kind", "port", "max_tokens"])
-
-Kind = Literal["chat", "embedding"]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a model's files come from; one checksum and size (bytes) a file, None if not given.
-
-    ``place`` is the repository of a hub, a URL, or a path on this machine.
-    """
-
-    kind: Literal["hf", "url", "path"]
-    place: str
-    file: str  # path inside the repository; else the base name
-    revision: str
-    sha256: tuple[str | None, ...]
-    sizes: tuple[int | None, ...]
-
-    @property
-    def names(self) -> list[str]:
-        """Base names of all files, in order."""
-        return file_names(PurePosixPath(self.file).name)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """One model as the user describes it."""
-
-    id: str
-    aliases: tuple[str, ...]
-    source: Source
-    engine: Engine
-    kind: Kind | None  # None: what the file says
-    port: int | None
-    max_tokens: int | None
-    settings: Mapping[str, Any]
-    where: str
 
 
 def load_models(file: Path) -> list[ModelEntry]:
@@ -100,8 +62,6 @@ def _source(given: Mapping[str, Any]) -> Source:
         "hf" if "hf" in given else "url" if "url" in given else "path"
     )
     place = str(given[kind])
-    if kind == "path":
-        place = os.path.expanduser(place)  # noqa: PTH111 - a relative path must stay relative
     file = given.get("file") or PurePosixPath(urlsplit(place).path if kind == "url" else place).name
     count = len(file_names(PurePosixPath(file).name))
     return Source(
@@ -257,19 +217,3 @@ def _source_problems(
                 f"a list of {count}, one a shard" if count > 1 else "a single value",
                 "complete or remove it",
             )
-
-
-def unknown_model(name: str, known: Mapping[str, str], file: Path) -> ConfigError:
-    """The error for a name that no model has; ``known`` maps names to ids."""
-    suggestion = did_you_mean(name, known)
-    ids = ", ".join(sorted(set(known.values()))[:8])
-    return ConfigError(
-        [
-            Problem(
-                f"the model's name {name!r}",
-                f"neither {file.name} nor the models folder has a model of that name",
-                f"{suggestion} " * bool(suggestion) + f"an id, alias or number, such as: {ids}",
-                "list them with: ./console.sh models",
-            )
-        ]
-    )

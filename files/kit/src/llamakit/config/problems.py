@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MAX_SHOWN = 6
@@ -27,18 +28,19 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """One or more problems in the configuration; ``str()`` fits one screen."""
+    """One or more problems in the configuration; ``str()`` tells the first ``shown`` of them."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], shown: int = MAX_SHOWN) -> None:
         super().__init__(problems)
         self.problems = list(problems)
+        self.shown = shown
 
     def __str__(self) -> str:
         count = len(self.problems)
         title = "1 problem:" if count == 1 else f"{count} problems:"
-        shown = [str(problem) for problem in self.problems[:MAX_SHOWN]]
-        if count > MAX_SHOWN:
-            shown.append(f"  … and {count - MAX_SHOWN} more, shown once these are mended")
+        shown = [str(problem) for problem in self.problems[: self.shown]]
+        if count > self.shown:
+            shown.append(f"  … and {count - self.shown} more, shown once these are mended")
         return "\n".join([title, *shown, "Nothing was changed."])
 
 
@@ -46,3 +48,9 @@ def shorten(value: object, width: int = 60) -> str:
     """A value as it may be shown in an error: on one line, cut to ``width`` characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'n_ctx'?`` or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""

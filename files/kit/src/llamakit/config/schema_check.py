@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
 import jsonschema
 
-from llamakit.config.problems import Problem, shorten
+from llamakit.config.problems import Problem, did_you_mean, shorten
 from llamakit.config.yaml_source import YamlSource
 
 TYPE_NAMES = {
@@ -38,12 +37,6 @@ def schema_problems(source: YamlSource, schema: dict[str, Any]) -> list[Problem]
         validator.iter_errors(source.data), key=lambda error: list(map(str, error.path))
     )
     return [problem for error in errors for problem in _describe(source, error)]
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'n_ctx'?`` or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def _describe(source: YamlSource, error: Any) -> Iterator[Problem]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from llamakit.config.files import load_config
 from llamakit.config.problems import ConfigError
 from llamakit.doctor.finding import Finding, Where
-from llamakit.fetch.prefetch import last_choice
-from llamakit.models.plan import PlanOptions, build_plan
+from llamakit.models.last_choice import last_choice
+from llamakit.models.plan import build_plan
+from llamakit.models.plan_options import PlanOptions
+from llamakit.preflight.ports import busy_ports
+from llamakit.preflight.wants import Wants
 from llamakit.quantities import size
-from llamakit.services.preflight import busy_ports
+from llamakit.services.memory import total_memory
 
 
 def configuration(where: Where) -> Iterator[Finding]:
@@ -23,15 +26,14 @@ def configuration(where: Where) -> Iterator[Finding]:
     last = last_choice(where.state_dir)
     try:
         plan = build_plan(
+            load_config(where.models, where.routes),
             PlanOptions(
-                models=where.models,
-                routes=where.routes,
                 models_dir=where.models_dir,
                 smoke_dir=where.state_dir / "smoke",
                 mode=last.get("mode", "single"),
                 remembered=last.get("model"),
                 port_base=int(os.environ.get("LLAMA_SERVER_PORT") or 8010),
-            )
+            ),
         )
     except ConfigError as error:
         for problem in error.problems:
@@ -54,12 +56,12 @@ def configuration(where: Where) -> Iterator[Finding]:
     names = " and ".join(model["id"] for model in running)
     yield memory(names, sum(model["memory_bytes"] for model in running))
     yield from disk(where, models)
-    yield from ports(where, {model["id"]: model["port"] for model in running})
+    yield from ports(where, plan)
 
 
 def memory(name: str, needed: int) -> Finding:
     """Compares what a model needs (bytes, estimated) with what the machine has."""
-    total = min(psutil.virtual_memory().total, memory_limit())
+    total = total_memory()
     found = f"{name} needs about {size(needed)} of {size(total)}"
     if needed > total:
         return Finding("fail", "memory", found, "choose a smaller model or a smaller n_ctx")
@@ -68,19 +70,10 @@ def memory(name: str, needed: int) -> Finding:
     return Finding("ok", "memory", found)
 
 
-def memory_limit() -> int:
-    """The container's memory limit in bytes; huge when there is none."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        return int(text) if text != "max" else 1 << 62
-    except (OSError, ValueError):
-        return 1 << 62
-
-
 def disk(where: Where, models: list[dict[str, Any]]) -> Iterator[Finding]:
     """Free space for the models that are still to be fetched, and for all else."""
     folder = where.models_dir if where.models_dir.is_dir() else Path()
-    free = psutil.disk_usage(str(folder)).free
+    free = shutil.disk_usage(folder).free
     missing = sum(
         file["size"] or 0
         for model in models
@@ -96,18 +89,21 @@ def disk(where: Where, models: list[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding("ok", "disk", found)
 
 
-def ports(where: Where, model_ports: Mapping[str, int]) -> Iterator[Finding]:
+def ports(where: Where, plan: dict[str, Any]) -> Iterator[Finding]:
     """Ports that another program holds; a Postgres elsewhere (POSTGRES_AUTH_HOST) needs none."""
-    wanted = {f"llama-{name}": ("127.0.0.1", port) for name, port in model_ports.items()}
-    wanted["proxy"] = ("127.0.0.1", int(os.environ.get("LLAMA_PROXY_PORT") or 8001))
+    services = {"proxy": ("127.0.0.1", int(os.environ.get("LLAMA_PROXY_PORT") or 8001))}
     if not os.environ.get("POSTGRES_AUTH_HOST"):
-        wanted["postgres"] = ("127.0.0.1", int(os.environ.get("POSTGRES_AUTH_PORT") or 5433))
-    busy = list(busy_ports(wanted, where.state_dir))
+        port = int(os.environ.get("POSTGRES_AUTH_PORT") or 5433)
+        services["postgres"] = ("127.0.0.1", port)
+    wants = Wants("local", where.state_dir, where.models_dir, where.state_dir, services)
+    busy = list(busy_ports(wants, plan))
     for problem in busy:
         yield Finding("fail", "ports", f"{problem.where}: {problem.found}", problem.remedy)
     if not busy:
-        numbers = ", ".join(str(port) for _, port in wanted.values())
-        yield Finding("ok", "ports", f"{numbers} are free or used by llamakit")
+        running = [model["port"] for model in plan["models"] if model["running"]]
+        numbers = [*running, *(port for _, port in services.values())]
+        found = f"{', '.join(map(str, numbers))} are free or used by llamakit"
+        yield Finding("ok", "ports", found)
 
 
 def secrets(where: Where) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from llamakit.arguments import Commands, add_model_arguments
+from llamakit.arguments import Commands, add_model_arguments, configuration
 from llamakit.fetch.download import Wanted, download
 from llamakit.fetch.errors import FetchError, FetchStatus
 from llamakit.fetch.hub import remote_files
@@ -38,8 +38,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run_fetch(options: argparse.Namespace) -> int:
     """Exit status 0, or that of the first model that failed."""
-    candidates = list_candidates(options.models, options.models_dir)
-    chosen = _named(candidates, options.model, options.models)
+    config = configuration(options)
+    candidates = list_candidates(config, options.models_dir)
+    chosen = _named(candidates, options.model, config.models_file)
     if not chosen:
         listed = [candidate for candidate in candidates if candidate.source is not None]
         chosen = listed if options.all else listed[:1]
@@ -100,8 +101,9 @@ def fetch_model(candidate: Candidate, stamps: Stamps, style: Style) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     """Exit status 0 when every file is what it should be, 4 when one is not."""
-    candidates = list_candidates(options.models, options.models_dir)
-    chosen = _named(candidates, options.model, options.models)
+    config = configuration(options)
+    candidates = list_candidates(config, options.models_dir)
+    chosen = _named(candidates, options.model, config.models_file)
     chosen = chosen or [c for c in candidates if c.state.state in ("present", "invalid")]
     stamps = Stamps(options.stamp)
     errors = []

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from llamakit.config.models_file import Source
+from llamakit.config.entries import Source
 from llamakit.fetch.errors import FetchError, FetchStatus
 
 DEFAULT_ENDPOINT = "https://huggingface.co"

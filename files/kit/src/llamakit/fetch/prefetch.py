@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from llamakit.arguments import Commands, add_model_arguments
+from llamakit.arguments import ROUTES, Commands, add_model_arguments, configuration
 from llamakit.fetch.cli import fetch_model
 from llamakit.fetch.errors import FetchError, FetchStatus
 from llamakit.fetch.stamps import Stamps
-from llamakit.models.plan import PlanOptions, build_plan, list_candidates
+from llamakit.models.last_choice import last_choice
+from llamakit.models.plan import build_plan, list_candidates
+from llamakit.models.plan_options import PlanOptions
 from llamakit.smoke.stand_in import SMOKE_ID
 
 SMOKE_STANDS_IN = """
@@ -34,6 +34,7 @@ def add_commands(subcommands: Commands[argparse.ArgumentParser]) -> None:
     """Adds ``prefetch`` to the kit's command line."""
     parser = subcommands.add_parser("prefetch", help="fetch the models that a start would run")
     add_model_arguments(parser)
+    parser.add_argument("--routes", type=Path, default=ROUTES)
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--mode", choices=["single", "multi"])
     parser.add_argument("--model", help="id, alias or number")
@@ -41,33 +42,25 @@ def add_commands(subcommands: Commands[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
 
 
-def last_choice(state_dir: Path) -> dict[str, Any]:
-    """The mode and the model that ran last: ``{"mode": …, "model": …}``, empty before the first."""
-    try:
-        return dict(json.loads((state_dir / "mode.json").read_text()))
-    except FileNotFoundError:
-        return {}
-
-
 def run(options: argparse.Namespace) -> int:
     """Prints the id to select, or nothing to keep the choice; the exit status is that of fetch."""
     last = last_choice(options.state_dir)
-    candidates = list_candidates(options.models, options.models_dir)
+    config = configuration(options)
+    candidates = list_candidates(config, options.models_dir)
     here = [candidate for candidate in candidates if candidate.present]
     if last.get("model") == SMOKE_ID and not here and not options.model:
         print(SMOKE_GOES_ON, file=sys.stderr)
         return 0
     mode = options.mode or last.get("mode", "single")
     plan = build_plan(
+        config,
         PlanOptions(
-            models=options.models,
-            routes=Path("config/proxy_routes.yaml"),
             models_dir=options.models_dir,
             smoke_dir=options.state_dir / "smoke",
             mode=mode,
             model=options.model,
             remembered=last.get("model"),
-        )
+        ),
     )
     if not options.model and last.get("model") not in (None, SMOKE_ID, plan["selected"]):
         print(CHOICE_IS_GONE.format(gone=last["model"], id=plan["selected"]), file=sys.stderr)

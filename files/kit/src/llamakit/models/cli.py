@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llamakit.arguments import Commands, add_model_arguments
-from llamakit.models.plan import Candidate, PlanOptions, build_plan, list_candidates, resolve
+from llamakit.arguments import Commands, add_model_arguments, configuration
+from llamakit.models.plan import Candidate, build_plan, list_candidates, resolve
+from llamakit.models.plan_options import add_plan_arguments, plan_options
 from llamakit.models.table import print_models
 from llamakit.smoke.stand_in import SMOKE_ID
 
@@ -17,19 +18,7 @@ from llamakit.smoke.stand_in import SMOKE_ID
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the commands to the kit's command line."""
     plan = commands.add_parser("plan", help="print what is to run, as JSON")
-    add_model_arguments(plan)
-    plan.add_argument("--routes", type=Path, default=Path("config/proxy_routes.yaml"))
-    plan.add_argument("--smoke-dir", type=Path, default=Path("runtime/smoke"))
-    plan.add_argument("--mode", choices=["single", "multi"], default="single")
-    plan.add_argument("--model", help="the selected model: id, alias or number")
-    plan.add_argument("--remembered", metavar="ID", help="what was selected last; it may be gone")
-    plan.add_argument("--port-base", type=int, default=8010)
-    plan.add_argument("--reserved-ports", type=ports, default=(), metavar="PORT,PORT")
-    plan.add_argument("--gpu-layers", type=int, default=0, help="what n_gpu_layers: auto means")
-    plan.add_argument("--bind-host", default="127.0.0.1")
-    plan.add_argument(
-        "--allow-smoke", action="store_true", help="let the smoke model stand in for missing ones"
-    )
+    add_plan_arguments(plan)
     plan.set_defaults(run=run_plan)
 
     models = commands.add_parser("models", help="list the models with their numbers")
@@ -47,40 +36,20 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     smoke.set_defaults(run=run_smoke)
 
 
-def ports(text: str) -> tuple[int, ...]:
-    """A list like ``8001,5433``."""
-    return tuple(int(port) for port in text.split(",") if port)
-
-
 def run_plan(options: argparse.Namespace) -> int:
-    plan = build_plan(
-        PlanOptions(
-            models=options.models,
-            routes=options.routes,
-            models_dir=options.models_dir,
-            smoke_dir=options.smoke_dir,
-            mode=options.mode,
-            model=options.model,
-            remembered=options.remembered,
-            port_base=options.port_base,
-            reserved_ports=options.reserved_ports,
-            gpu_layers=options.gpu_layers,
-            bind_host=options.bind_host,
-            allow_smoke=options.allow_smoke,
-        )
-    )
-    json.dump(plan, sys.stdout, indent=2)
+    json.dump(build_plan(configuration(options), plan_options(options)), sys.stdout, indent=2)
     print()
     return 0
 
 
 def run_models(options: argparse.Namespace) -> int:
-    print_models(list_candidates(options.models, options.models_dir), as_json=options.json)
+    print_models(list_candidates(configuration(options), options.models_dir), as_json=options.json)
     return 0
 
 
 def run_select(options: argparse.Namespace) -> int:
-    candidates = list_candidates(options.models, options.models_dir)
+    config = configuration(options)
+    candidates = list_candidates(config, options.models_dir)
     name = options.model
     if name is None:
         if not sys.stdin.isatty():
@@ -91,7 +60,7 @@ def run_select(options: argparse.Namespace) -> int:
             )
             return 2
         name = ask(candidates)
-    chosen = resolve(candidates, name, options.models)
+    chosen = resolve(candidates, name, config.models_file)
     print(chosen.id if chosen is not None else SMOKE_ID)
     return 0
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llamakit.config.models_file import Source
+from llamakit.config.entries import Source
 from llamakit.models.gguf_header import GgufError, Header, read_header
 from llamakit.models.shards import ShardName, stem_of
 
@@ -40,7 +41,8 @@ def source_files(source: Source, models_dir: Path) -> list[Path]:
     fetched sharded model gets a folder of its own.
     """
     if source.kind == "path":
-        first = models_dir / source.place  # an absolute path stands for itself
+        place = os.path.expanduser(source.place)  # noqa: PTH111 - it may stay relative
+        first = models_dir / place  # an absolute path stands for itself
         return [first.with_name(name) for name in source.names]
     names = source.names
     own = models_dir / stem_of(names[0])

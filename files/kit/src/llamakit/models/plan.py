@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from llamakit.config.models_file import Kind, ModelEntry, Source, load_models, unknown_model
-from llamakit.config.problems import ConfigError, Problem
-from llamakit.config.routes_file import load_overrides, merge_routes
+from llamakit.config.entries import Config, Kind, ModelEntry, Source
+from llamakit.config.problems import ConfigError, Problem, did_you_mean
 from llamakit.engines import DEFAULT_ENGINE, Engine, Request, engines
-from llamakit.models.library import FileState, find_models, inspect, source_files
+from llamakit.models.library import FileState, find_models, inspect, part_of, source_files
 from llamakit.models.memory import estimate_memory
+from llamakit.models.plan_options import PlanOptions
 from llamakit.models.ports import assign_ports
-from llamakit.smoke.stand_in import CONTEXT_LENGTH, SMOKE_ID, ensure_smoke_model
-
-Mode = Literal["single", "multi"]
-KEY_SECRET = "llama_api_key"  # noqa: S105 - the name of a file, not a secret
-
-
-@dataclass(frozen=True, slots=True)
-class PlanOptions:
-    """What the plan depends on besides the two files' contents."""
-
-    models: Path
-    routes: Path
-    models_dir: Path
-    smoke_dir: Path
-    mode: Mode = "single"
-    model: str | None = None  # id, alias or number
-    remembered: str | None = None  # what was selected last, which may be gone
-    port_base: int = 8010
-    reserved_ports: tuple[int, ...] = ()
-    gpu_layers: int = 0
-    bind_host: str = "127.0.0.1"
-    allow_smoke: bool = False
+from llamakit.models.routes import derive_route, merge_routes
+from llamakit.smoke.stand_in import CONTEXT_LENGTH, SMOKE_ID, ensure_smoke_model, smoke_file
 
 
 @dataclass(slots=True)
@@ -61,33 +41,32 @@ class Candidate:
         return self.state.state == "present"
 
 
-def build_plan(options: PlanOptions) -> dict[str, Any]:
+def build_plan(config: Config, options: PlanOptions) -> dict[str, Any]:
     """The plan as one JSON-able document (its shape is described in the README).
 
     Raises:
         ConfigError: with everything that is wrong in the configuration.
     """
-    overrides = load_overrides(options.routes)
-    candidates = list_candidates(options.models, options.models_dir)
+    candidates = list_candidates(config, options.models_dir)
     _give_ports(candidates, options)
-    chosen = choose(candidates, options)
+    chosen = choose(config, candidates, options)
     running = _running(candidates, chosen, options)
     if chosen.stand_in:
         candidates = [chosen, *candidates]
     models = [_describe(candidate, candidate in running, options) for candidate in candidates]
-    derived = [_route(model) for model in models if model["running"]]
+    derived = [derive_route(model) for model in models if model["running"]]
     return {
         "mode": options.mode,
         "selected": chosen.id,
         "port": chosen.port,
         "models": models,
-        "routes": {"models": merge_routes(derived, overrides, options.routes)},
+        "routes": {"models": merge_routes(derived, config.routes, config.routes_file)},
     }
 
 
-def list_candidates(models: Path, models_dir: Path) -> list[Candidate]:
+def list_candidates(config: Config, models_dir: Path) -> list[Candidate]:
     """Listed models in the order of the file, then those found in the folder, by id."""
-    entries = load_models(models)
+    entries = config.models
     candidates = [_listed(entry, models_dir) for entry in entries]
     names = {name.lower() for entry in entries for name in (entry.id, *entry.aliases)}
     listed = [file for candidate in candidates for file in candidate.files]
@@ -160,14 +139,14 @@ def _give_ports(candidates: Sequence[Candidate], options: PlanOptions) -> None:
         candidate.port = port
 
 
-def choose(candidates: Sequence[Candidate], options: PlanOptions) -> Candidate:
+def choose(config: Config, candidates: Sequence[Candidate], options: PlanOptions) -> Candidate:
     """The selected model: the one asked for, else the one remembered while it exists, else the
     first that is there, chat models before others, else the first.
 
     When no file of any model is there and the smoke model may stand in, it takes the place of the
     one that would have been selected, and is made if it isn't there yet.
     """
-    default = resolve(candidates, options.model, options.models) if options.model else None
+    default = resolve(candidates, options.model, config.models_file) if options.model else None
     if default is None:
         default = next((c for c in candidates if c.id == options.remembered), None)
     if default is None:
@@ -180,10 +159,10 @@ def choose(candidates: Sequence[Candidate], options: PlanOptions) -> Candidate:
         raise ConfigError(
             [
                 Problem(
-                    str(options.models),
+                    str(config.models_file),
                     f"no model, and none under {options.models_dir}",
                     "at least one entry under models:",
-                    f"restore the shipped file: git checkout {options.models}",
+                    f"restore the shipped file: git checkout {config.models_file}",
                 )
             ]
         )
@@ -207,11 +186,29 @@ def resolve(candidates: Sequence[Candidate], name: str, file: Path) -> Candidate
         return None
     if name.isdecimal() and 1 <= int(name) <= len(candidates):
         return candidates[int(name) - 1]
-    raise unknown_model(name, known, file)
+    raise _unknown_model(name, known, file)
+
+
+def _unknown_model(name: str, known: Mapping[str, str], file: Path) -> ConfigError:
+    """The error for a name that no model has; ``known`` maps names to ids."""
+    suggestion = did_you_mean(name, known)
+    ids = ", ".join(sorted(set(known.values()))[:8])
+    return ConfigError(
+        [
+            Problem(
+                f"the model's name {name!r}",
+                f"neither {file.name} nor the models folder has a model of that name",
+                f"{suggestion} " * bool(suggestion) + f"an id, alias or number, such as: {ids}",
+                "list them with: ./console.sh models",
+            )
+        ]
+    )
 
 
 def _stand_in(default: Candidate | None, options: PlanOptions) -> Candidate:
-    path = ensure_smoke_model(options.smoke_dir)
+    path = options.smoke_dir / smoke_file()
+    if options.make_smoke:
+        path = ensure_smoke_model(options.smoke_dir)
     names = (default.id, *default.aliases) if default is not None else ()
     return Candidate(
         id=SMOKE_ID,
@@ -276,6 +273,7 @@ def _describe(candidate: Candidate, running: bool, options: PlanOptions) -> dict
             {"path": str(file.absolute()), "sha256": checksum, "size": size}
             for file, checksum, size in zip(candidate.files, checksums, sizes, strict=True)
         ],
+        "missing_bytes": _missing_bytes(candidate.files, sizes),
         "source": _source(source),
         "settings": settings,
         "server": engine.server_settings(options.bind_host, candidate.port),
@@ -287,6 +285,16 @@ def _describe(candidate: Candidate, running: bool, options: PlanOptions) -> dict
     }
 
 
+def _missing_bytes(files: Sequence[Path], sizes: Sequence[int | None]) -> int:
+    """Bytes still to be fetched, as far as the sizes are known."""
+    total = 0
+    for file, expected in zip(files, sizes, strict=True):
+        if not file.is_file() and expected:
+            part = part_of(file)
+            total += max(expected - (part.stat().st_size if part.is_file() else 0), 0)
+    return total
+
+
 def _source(source: Source | None) -> dict[str, Any] | None:
     if source is None:
         return None
@@ -295,30 +303,4 @@ def _source(source: Source | None) -> dict[str, Any] | None:
         "place": source.place,
         "file": source.file,
         "revision": source.revision,
-    }
-
-
-def _route(model: dict[str, Any]) -> dict[str, Any]:
-    host = model["server"]["host"]
-    address = f"[{host}]" if ":" in host else host
-    file = Path(model["path"])
-    # Without a limit of its own, a model has the proxy's (LLAMA_PROXY_MAX_TOKENS).
-    limit = {"max_tokens": model["max_tokens"]} if model["max_tokens"] else {}
-    return {
-        "id": model["id"],
-        "aliases": model["aliases"],
-        "created": int(file.stat().st_mtime) if file.exists() else 0,
-        "owned_by": SMOKE_ID if model["stand_in"] else "llamakit",
-        "kind": model["kind"],
-        "n_ctx": model["n_ctx"],
-        **limit,
-        "logprobs": bool(model["settings"]["logits_all"]),
-        "backends": [
-            {
-                "url": f"http://{address}:{model['port']}",
-                "api_key_secret": KEY_SECRET,
-                "capacity": model["capacity"],
-                "engine": model["engine"],
-            }
-        ],
     }

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import json
 import re
 import subprocess
 import time
 import xmlrpc.client
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from llamakit.services.supervise import socket_path
 from llamakit.services.supervisord import Supervisor, SupervisorUnavailable
@@ -56,6 +57,25 @@ class ManagerError(Exception):
     def __init__(self, message: str, *, running: bool) -> None:
         super().__init__(message)
         self.running = running
+
+
+def load_state(state_dir: Path) -> dict[str, Any]:
+    """What state.json says: the manager, how its units are called, the endpoint's address …"""
+    return dict(json.loads((state_dir / "state.json").read_text()))
+
+
+def ask_manager(
+    state_dir: Path, state: Mapping[str, Any], names: Sequence[str], timeout: float
+) -> dict[str, Managed]:
+    """The named services, or more, by name.
+
+    Raises:
+        ManagerError: it doesn't run, or doesn't answer within ``timeout`` seconds.
+    """
+    if state["manager"] == "supervisord":
+        return ask_supervisord(state_dir, timeout)
+    user = state["manager"] == "systemd-user"
+    return ask_systemd(state["unit_prefix"], names, user=user, timeout=timeout)
 
 
 def ask_supervisord(state_dir: Path, timeout: float) -> dict[str, Managed]:

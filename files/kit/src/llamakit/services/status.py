@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Mapping
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llamakit.fetch.prefetch import last_choice
-from llamakit.services.managers import Managed, ManagerError, ask_supervisord, ask_systemd
+from llamakit.models.last_choice import last_choice
+from llamakit.services.managers import Managed, ManagerError, ask_manager, load_state
+from llamakit.services.memory import tree_memory
 from llamakit.services.probe import answers
-from llamakit.services.process_memory import tree_memory
 from llamakit.services.supervise import load_services
 
 ASK_SECONDS = 1.0  # for the manager and, at the same time, for every probe
@@ -60,7 +59,7 @@ def read_status(state_dir: Path) -> Status:
     Args:
         state_dir: has ``state.json``, ``mode.json`` and the definitions in ``services.d``.
     """
-    state = json.loads((state_dir / "state.json").read_text())
+    state = load_state(state_dir)
     last = last_choice(state_dir)
     services = load_services(state_dir)
     managed: dict[str, Managed] = {}
@@ -68,7 +67,7 @@ def read_status(state_dir: Path) -> Status:
     manager_runs = True
     probes = _Probes(services)
     try:
-        managed = _ask_manager(state_dir, state, list(services))
+        managed = ask_manager(state_dir, state, list(services), ASK_SECONDS)
     except ManagerError as error:
         problem, manager_runs = str(error), error.running
     memory = tree_memory(view.pid for view in managed.values() if view.pid)
@@ -86,13 +85,6 @@ def read_status(state_dir: Path) -> Status:
         problem=problem,
         services=found,
     )
-
-
-def _ask_manager(state_dir: Path, state: Mapping[str, Any], names: list[str]) -> dict[str, Managed]:
-    if state["manager"] == "supervisord":
-        return ask_supervisord(state_dir, ASK_SECONDS)
-    user = state["manager"] == "systemd-user"
-    return ask_systemd(state["unit_prefix"], names, user=user, timeout=ASK_SECONDS)
 
 
 class _Probes:

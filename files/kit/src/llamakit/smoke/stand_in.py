@@ -6,11 +6,13 @@ Making it needs numpy and gguf, which take longer to import than most commands t
 from __future__ import annotations
 
 import hashlib
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from llamakit.models.library import inspect
 
-PACKAGE = Path(__file__).parent
+PACKAGE: Traversable = resources.files("llamakit.smoke")
 SMOKE_ID = "llamakit-smoke"
 CONTEXT_LENGTH = 8192  # tokens; a prompt has one token a byte
 
@@ -22,8 +24,9 @@ def smoke_file() -> str:
     stays, for the server that runs from it until then.
     """
     digest = hashlib.sha256()
-    for source in sorted(PACKAGE.glob("*.py")):
-        digest.update(source.read_bytes())
+    for source in sorted(PACKAGE.iterdir(), key=lambda file: file.name):
+        if source.name.endswith(".py"):
+            digest.update(source.read_bytes())
     return f"{SMOKE_ID}-{digest.hexdigest()[:12]}.gguf"
 
 

@@ -1,0 +1,1 @@
+"""Checks a machine against the plan before anything on it is changed."""

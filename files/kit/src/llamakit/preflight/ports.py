@@ -1,0 +1,92 @@
+"""Ports that the services need and someone else has."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llamakit.config.problems import Problem
+from llamakit.preflight.listeners import Listener, find_listener
+from llamakit.preflight.wants import Address, Wants
+from llamakit.services.managers import load_state
+from llamakit.services.running import running_services
+
+ASK_SECONDS = 5.0
+
+
+def busy_ports(wants: Wants, plan: dict[str, Any] | None) -> Iterator[Problem]:
+    """A problem for each port that someone other than our own services listens on."""
+    wanted = dict(wants.services)
+    for model in plan["models"] if plan else []:
+        if model["running"]:
+            wanted[f"llama-{model['id']}"] = (model["server"]["host"], model["port"])
+    yield from _shared(wants)
+    ours: set[int] | None = None
+    for name, (host, port) in wanted.items():
+        if is_free(host, port):
+            continue
+        if ours is None:
+            # A running service of ours gives its port up when its settings change.
+            ours = {int(service["port"]) for service in running_services(wants.state_dir)}
+        if port in ours:
+            continue
+        listener = find_listener(port)
+        if name == "postgres" and wants.place == "host" and listener.program == "postgres":
+            continue
+        if listener.pid == 1 and _is_our_socket(wants.state_dir, name):
+            continue
+        yield _in_use(wants, name, (host, port), listener)
+
+
+def _in_use(wants: Wants, name: str, address: Address, listener: Listener) -> Problem:
+    host, port = address
+    return Problem(
+        f"port {port} on {host}, for {name}",
+        f"it is in use by {listener}",
+        "a free port",
+        f"stop that program, or choose another port with {wants.setting(name)}",
+    )
+
+
+def _shared(wants: Wants) -> Iterator[Problem]:
+    """Services that were given the same port."""
+    first: dict[int, str] = {}
+    for name, (host, port) in wants.services.items():
+        owner = first.setdefault(port, name)
+        if owner != name:
+            yield Problem(
+                f"port {port} on {host}, for {name}",
+                f"the port of {owner}, too",
+                "a port of its own for every service",
+                f"choose another port with {wants.setting(name)}",
+            )
+
+
+def _is_our_socket(state_dir: Path, name: str) -> bool:
+    """True when systemd itself listens for our service, which it starts when it is needed."""
+    try:
+        prefix = load_state(state_dir)["unit_prefix"]
+        result = subprocess.run(
+            ["systemctl", "is-active", "--quiet", f"{prefix}{name}.socket"],
+            check=False,
+            timeout=ASK_SECONDS,
+        )
+    except (OSError, KeyError, subprocess.TimeoutExpired):
+        return False
+    return result.returncode == 0
+
+
+def is_free(host: str, port: int) -> bool:
+    """True when we could listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.errno not in {errno.EADDRINUSE, errno.EACCES}
+    return True
