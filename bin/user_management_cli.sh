@@ -3,7 +3,7 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
-PROXY=$ROOT/runtime/llamakit-proxy
+PROXY=$ROOT/runtime/llamakit-users
 
 usage() {
   cat <<'TEXT'

@@ -37,7 +37,7 @@ def checkout(empty_checkout: Path, postgres: Postgres, request: pytest.FixtureRe
         for name, value in postgres.environment(database).items()
     )
     source = shlex.quote(str(Path(keys.__file__).parents[1]))
-    proxy = runtime / "llamakit-proxy"
+    proxy = runtime / "llamakit-users"
     proxy.write_text(
         f"#!/bin/sh\n{exports}export PYTHONPATH={source}\n"
         f'exec {shlex.quote(sys.executable)} -m llamakit_proxy "$@"\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -14,8 +15,10 @@ name: llamakit_progress
 type: stdout
 short_description: one line per step that changed something
 description:
-  - Prints a play's name once, a line for every task that changed something or took long, and for
-    a failure only its message and the program's own output.
+  - Prints a play's name once, a line for every task that changed something or took long, what a
+    debug task says, and for a failure only its message and the program's own output.
+  - With C(LLAMAKIT_ANSWERS_ONLY) set, what debug tasks say goes to stdout as it is, failures go to
+    stderr, and nothing else is printed.
 """
 
 QUIET_SECONDS = 5.0
@@ -31,7 +34,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._tty = sys.stdout.isatty()
+        self._answers_only = bool(os.environ.get("LLAMAKIT_ANSWERS_ONLY"))
+        self._tty = sys.stdout.isatty() and not self._answers_only
+        self._answers: list[tuple[str, list[str]]] = []
         self._lock = threading.Lock()
         self._task = ""
         self._began = 0.0
@@ -57,6 +62,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                     self._line(f"  … {self._task} ({took:.0f} s)")
 
     def _line(self, text: str) -> None:
+        if self._answers_only:
+            return
         if self._drawn:
             sys.stdout.write("\r\033[K")
             self._drawn = False
@@ -75,15 +82,44 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     v2_playbook_on_handler_task_start = v2_playbook_on_task_start
     v2_playbook_on_cleanup_task_start = v2_playbook_on_task_start
 
-    def _done(self, mark: str, changed: bool) -> None:
+    def _done(self, mark: str, changed: bool, result: Any) -> None:
         with self._lock:
             took = time.monotonic() - self._began
-            if self._task and (changed or took >= QUIET_SECONDS):
-                self._line(f"  {mark} {self._task}" + (f" ({took:.0f} s)" if took >= 1 else ""))
-            self._task = ""
+            task = self._task or result.task.name
+            if changed or (self._task and took >= QUIET_SECONDS):
+                seconds = f" ({took:.0f} s)" if took >= 1 else ""
+                self._line(f"  {mark} {self._host(result)}{task}{seconds}")
+            if result.host.get_name() == "localhost":
+                self._task = ""
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        self._done("+" if result.is_changed() else "·", result.is_changed())
+        if result.task.action in ("ansible.builtin.debug", "debug"):
+            self._said(result)
+        else:
+            self._done("+" if result.is_changed() else "·", result.is_changed(), result)
+
+    def _said(self, result: Any) -> None:
+        """What a debug task says: the answer of a command, or a warning."""
+        message = result.result.get("msg", "")
+        lines = message if isinstance(message, list) else str(message).splitlines()
+        with self._lock:
+            self._task = ""
+            self._answers.append((result.host.get_name(), lines))
+            for line in lines:
+                self._line(f"  ! {self._host(result)}{line}")
+
+    def _answer(self) -> None:
+        """Every host's answer, with its name where there are several."""
+        for host, lines in self._answers:
+            heading = [f"{host}:"] if len({name for name, _ in self._answers}) > 1 else []
+            sys.stdout.write("".join(f"{line}\n" for line in [*heading, *lines]))
+        sys.stdout.flush()
+
+    @staticmethod
+    def _host(result: Any) -> str:
+        """The host's name before what it did, unless it is this machine."""
+        name = result.host.get_name()
+        return "" if name == "localhost" else f"{name}: "
 
     def v2_runner_on_skipped(self, result: Any) -> None:
         with self._lock:
@@ -96,17 +132,23 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         if ignore_errors:
             return
         with self._lock:
-            self._line(f"  ✗ {self._task}")
+            self._complain(f"  ✗ {self._host(result)}{result.task.name}")
             self._task = ""
             for text in self._reasons(result.result):
                 for line in text.rstrip().splitlines():
-                    self._line(f"    {line}")
+                    self._complain(f"    {line}")
+
+    def _complain(self, text: str) -> None:
+        if self._answers_only:
+            sys.stderr.write(text.removeprefix("    ") + "\n")
+        else:
+            self._line(text)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         with self._lock:
             self._task = ""
             host, message = result.host.get_name(), result.result.get("msg")
-            self._line(f"  ✗ {host} cannot be reached: {message}")
+            self._complain(f"  ✗ {host} cannot be reached: {message}")
 
     @staticmethod
     def _reasons(result: dict[str, Any]) -> list[str]:
@@ -123,6 +165,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         with self._lock:
+            if self._answers_only:
+                self._answer()
             for host in sorted(stats.processed):
                 summary = stats.summarize(host)
                 if summary["failures"] or summary["unreachable"]:

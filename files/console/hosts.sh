@@ -1,0 +1,96 @@
+# shellcheck shell=bash
+# The verbs for hosts, `./console.sh -l HOST VERB`; console.sh reads it.
+
+# What the hosts answer, without the progress of the play around it.
+ask() { LLAMAKIT_ANSWERS_ONLY=1 play "$@"; }
+
+# A list as the JSON that -e takes; the words are people's and may hold anything.
+json_list() { "$CONTROLLER/bin/python" -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@"; }
+
+there() {
+  local verb=$1
+  shift
+  [[ $INVENTORY != inventory/localhost.yml ]] || INVENTORY=inventory/hosts.yml
+  [[ $INVENTORY == /* || -e $INVENTORY ]] || INVENTORY=$STARTED_IN/$INVENTORY
+  [[ -e $INVENTORY ]] || fail "there is no inventory $INVENTORY. List your hosts in inventory/hosts.yml, or name another with -i"
+  case $verb in
+    help | -h | --help) help; return ;;
+  esac
+  bootstrap
+  case $verb in
+    setup) setup "$@" ;;
+    install) takes_none "$@"; play playbooks/install.yml ;;
+    start) start_there "$@" ;;
+    use) (($# == 1)) || misuse 'use needs an ID on a host'; start_there --model "$1" ;;
+    stop) takes_none "$@"; service_play stop ;;
+    start-proxy) takes_none "$@"; service_play start proxy ;;
+    stop-proxy) takes_none "$@"; service_play stop proxy ;;
+    restart) service_play restart "$@" ;;
+    status) ask playbooks/service.yml --tags status -e "{\"service_status_options\": $(json_list "$@")}" ;;
+    logs) logs_there "$@" ;;
+    user | usage) ask playbooks/user.yml -e "{\"llamakit_user_command\": $(json_list "$verb" "$@")}" ;;
+    backup | rollback | upgrade) takes_none "$@"; play "playbooks/$verb.yml" ;;
+    backups) ask playbooks/backups.yml -e "{\"llamakit_backups_options\": $(json_list "$@")}" ;;
+    restore) restore_there "$@" ;;
+    verify) takes_none "$@"; play playbooks/verify.yml -e '{"auth_proxy_proof": ""}' ;;
+    uninstall) uninstall_there "$@" ;;
+    models | add | doctor | bundle | test) misuse "$verb acts on this machine alone; leave out -l $HOSTS" ;;
+    *) misuse "there is no verb $verb" ;;
+  esac
+}
+
+start_there() {
+  local mode='' model='' check=()
+  while (($#)); do
+    case $1 in
+      single | multi) mode=$1 ;;
+      --model) [[ ${2-} ]] || misuse 'start --model needs an ID'; model=$2; shift ;;
+      --check) check=(--check --diff) ;;
+      *) misuse "start: unknown argument $1" ;;
+    esac
+    shift
+  done
+  play site.yml "${check[@]}" -e "{\"llama_server_mode\": \"$mode\", \"llama_server_selected\": $(json_list "$model" | sed 's/^.//; s/.$//')}"
+}
+
+logs_there() {
+  local service=''
+  while (($#)); do
+    case $1 in
+      -f) misuse "logs -f cannot follow a host from here; on it: journalctl -f -u 'llamakit-*'" ;;
+      -*) misuse "logs: unknown option $1" ;;
+      *) [[ ! $service && $1 =~ ^[A-Za-z0-9._-]+$ ]] || misuse 'logs takes one SERVICE'; service=$1 ;;
+    esac
+    shift
+  done
+  ask playbooks/logs.yml -e "llamakit_logs_of=${service:-*}"
+}
+
+restore_there() {
+  local file='' yes=''
+  while (($#)); do
+    case $1 in
+      --yes) yes=1 ;;
+      -*) misuse "restore: unknown option $1" ;;
+      *) [[ ! $file ]] || misuse 'restore takes one FILE'; file=$1 ;;
+    esac
+    shift
+  done
+  [[ $file ]] || misuse "restore needs a FILE of the host, or latest; ./console.sh -l $HOSTS backups lists them"
+  confirm "$yes" "This puts the users, keys and usage of the backup in the place of those on $HOSTS." restore
+  play playbooks/restore.yml -e "{\"backup\": $(json_list "$file" | sed 's/^.//; s/.$//')}" -e llamakit_confirm=restore
+}
+
+uninstall_there() {
+  local purge=0 yes=''
+  while (($#)); do
+    case $1 in
+      --purge) purge=1 ;;
+      --yes) yes=1 ;;
+      *) misuse "uninstall: unknown argument $1" ;;
+    esac
+    shift
+  done
+  ((!purge)) || confirm "$yes" "This removes the models, the users and their keys from $HOSTS." 'uninstall --purge'
+  play playbooks/uninstall.yml -e "llamakit_purge=$purge"
+}
