@@ -4,8 +4,10 @@ from __future__ import annotations
 
 
 def size(count: int) -> str:
-    """Bytes for people: ``669 MB`` or ``1.5 GB``."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    """Bytes for people: ``34 kB``, ``669 MB`` or ``1.5 GB``."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def duration(seconds: float) -> str:
