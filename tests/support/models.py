@@ -10,6 +10,7 @@ once), ``LONG`` (one piece of 42 bytes), else ``The quick brown fox …``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,3 +210,9 @@ def _write_random(
     output[[vocabulary.ids["<|im_start|>"], vocabulary.ids["<|im_end|>"]]] = 0
     add("output.weight", output)
     finish(writer)
+
+
+if __name__ == "__main__":
+    # python -m support.models FOLDER makes the small ones.
+    script_model(Path(sys.argv[1]))
+    embedding_model(Path(sys.argv[1]))
