@@ -1,0 +1,1 @@
+../../../files/kit/src/llamakit/services/probe.py
