@@ -39,7 +39,11 @@ class Backend:
                 [sys.executable, "-m", "llamakit.server.launch", str(self.config)],
                 stdout=log,
                 stderr=log,
-                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(KIT)},
+                env={
+                    "PATH": os.environ["PATH"],
+                    "PYTHONPATH": str(KIT),
+                    "LLAMAKIT_SECRETS_DIR": str(self.config.parent / "secrets"),
+                },
             )
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -84,19 +88,27 @@ def running_backend(model: Path, **settings: Any) -> Iterator[Backend]:
                 {
                     "host": "127.0.0.1",
                     "port": port,
-                    "api_key": KEY,
                     "interrupt_requests": False,
                     "models": [model_settings],
                 }
             )
         )
-        config.chmod(0o600)
+        write_key(folder / "secrets", KEY)
         backend = Backend(config, folder / "backend.log", port)
         backend.start()
         try:
             yield backend
         finally:
             backend.stop()
+
+
+def write_key(folder: Path, key: str) -> Path:
+    """A folder of secrets with the model server's key."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = folder / "llama_api_key"
+    file.write_text(key)
+    file.chmod(0o600)
+    return folder
 
 
 def free_port() -> int:

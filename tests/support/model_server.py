@@ -14,7 +14,7 @@ import httpx
 
 from llamakit.engines import Request, engines
 from llamakit.models.gguf_header import read_header
-from support.backend import KIT, free_port
+from support.backend import KIT, free_port, write_key
 
 KEY = "backend-key"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -49,16 +49,16 @@ def body(text: str, **more: Any) -> dict[str, Any]:
 
 
 def write_config(folder: Path, model: Path, *, port: int | None = None, **more: Any) -> Path:
-    """What the role writes: the plan's settings and the key, private to us."""
+    """What the role writes: the plan's settings, and the key in a folder beside them."""
     engine = engines()["llama_cpp_python"]
     port = port or free_port()
     settings = engine.model_settings(
         Request(str(model), model.stem, "embed" in model.stem, 0, more, _header(model))
     )
-    config = {**engine.server_settings("127.0.0.1", port), "api_key": KEY, "models": [settings]}
+    config = {**engine.server_settings("127.0.0.1", port), "models": [settings]}
     file = folder / f"{model.stem}-{port}.json"
     file.write_text(json.dumps(config))
-    file.chmod(0o600)
+    write_key(folder / "secrets", KEY)
     return file
 
 
@@ -70,10 +70,12 @@ def _header(model: Path) -> Any:
 
 
 def launch(config: Path, **environment: str) -> subprocess.Popen[bytes]:
+    secrets = {"LLAMAKIT_SECRETS_DIR": str(config.parent / "secrets")}
     with config.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "llamakit.server.launch", str(config)],
-            env={**os.environ, "PYTHONPATH": str(KIT), **environment},
+            cwd=config.parent,
+            env={**os.environ, "PYTHONPATH": str(KIT), **secrets, **environment},
             stdout=log,
             stderr=log,
         )

@@ -12,6 +12,7 @@ import pytest
 from llama_cpp.server import settings
 
 from llamakit.engines import engines
+from support.backend import write_key
 from support.model_server import HEADERS, KEY, Server, body, launch, start, stop, write_config
 from support.models import SAY, script_model, sharded_model
 
@@ -31,19 +32,61 @@ def test_a_sharded_model_is_loaded_by_its_first_file(folder: Path) -> None:
         stop(server)
 
 
-def refused(config: Path) -> tuple[int, str]:
-    process = launch(config)
+def refused(config: Path, **environment: str) -> tuple[int, str]:
+    process = launch(config, **environment)
     status = process.wait(60)
     return status, config.with_suffix(".log").read_text()
 
 
-def test_a_config_that_others_can_read_is_refused(folder: Path) -> None:
+def test_the_credentials_of_systemd_win(folder: Path, tmp_path: Path) -> None:
     config = write_config(folder, script_model(folder))
-    config.chmod(0o640)
+    credentials = str(write_key(tmp_path / "credentials", "another-key"))
+    server = start(config, CREDENTIALS_DIRECTORY=credentials)
+    try:
+        url = f"{server.url}/v1/models"
+        assert httpx.get(url, headers=HEADERS).status_code == 401
+        headers = {"Authorization": "Bearer another-key"}
+        assert httpx.get(url, headers=headers).status_code == 200
+        environment = Path(f"/proc/{server.process.pid}/cmdline").read_bytes()
+        assert b"another-key" not in environment
+    finally:
+        stop(server)
+
+
+def test_a_server_without_a_key_is_refused(folder: Path, tmp_path: Path) -> None:
+    config = write_config(folder, script_model(folder))
+    assert refused(config, LLAMAKIT_SECRETS_DIR="")[0] == 2
+    status, log = refused(config, LLAMAKIT_SECRETS_DIR=str(tmp_path))
+    assert status == 2
+    assert f"{tmp_path}/llama_api_key" in log
+    status, log = refused(config, CREDENTIALS_DIRECTORY=str(write_key(tmp_path / "empty", " ")))
+    assert status == 2
+    assert "is empty" in log
+
+
+def test_a_key_in_the_config_is_refused(folder: Path) -> None:
+    config = write_config(folder, script_model(folder))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "api_key": KEY}))
     status, log = refused(config)
     assert status == 2
-    assert f"chmod 600 {config}" in log
+    assert "remove api_key" in log
     assert KEY not in log
+
+
+def test_it_tells_where_the_layers_are(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    server = start(write_config(tmp_path, script_model(folder), n_gpu_layers=-1))
+    try:
+        (file,) = (tmp_path / "run").iterdir()
+        proof = json.loads(file.read_text())
+        assert file.name == f"gpu-{server.log.stem}.json"
+        assert proof["pid"] == server.process.pid
+        assert proof["wanted"] == -1
+        assert "layers on the GPU" in server.log.read_text()
+        if not proof["supported"]:
+            assert (proof["offloaded"], proof["devices"]) == (0, {})
+    finally:
+        stop(server)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +124,7 @@ def test_a_damaged_model_is_told(folder: Path) -> None:
     status, log = refused(write_config(folder, damaged))
     assert status == 4
     assert str(damaged) in log
+    assert "llama.cpp: " in log, "what it said itself"
     assert "Traceback" not in log
 
 

@@ -1,6 +1,9 @@
 """Starts one llama_cpp.server: ``python -m llamakit.server.launch CONFIG.json``.
 
-Runs inside the model server's own environment, which has llama-cpp-python and nothing of ours.
+Runs inside the model server's own environment, which has llama-cpp-python and nothing of ours. The
+server's key is the file ``llama_api_key`` in the folder that CREDENTIALS_DIRECTORY (systemd) or
+LLAMAKIT_SECRETS_DIR names. Where the layers are is written to run/gpu-NAME.json below the directory
+that it is started in, if there is such a folder.
 Exit status: 2 for a config that can't be used, 3 for a port in use, 4 for a model that doesn't
 load; else the server's own.
 """
@@ -11,10 +14,11 @@ import copy
 import json
 import os
 import socket
-import stat
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
+
+from llamakit.server.load_log import listening, proof_file, write_proof
 
 EXIT_CONFIG, EXIT_PORT, EXIT_MODEL = 2, 3, 4
 
@@ -29,18 +33,24 @@ KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "VK_", "OMP
 GRACEFUL_SHUTDOWN_SECONDS = 15
 KEEP_ALIVE_SECONDS = 30
 
+KEY_FILE = "llama_api_key"
+KEY_PLACES = f"the file {KEY_FILE} in $CREDENTIALS_DIRECTORY or $LLAMAKIT_SECRETS_DIR"
+
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Loads the model and serves until a signal ends the process."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 1 or arguments[0].startswith("-"):
         stop(EXIT_CONFIG, "usage: python -m llamakit.server.launch CONFIG.json")
-    config = read_config(Path(arguments[0]))
+    config_file = Path(arguments[0])
+    config = read_config(config_file)
+    config["api_key"] = read_key()
     clean_environment()
     listener = bind(str(config["host"]), int(config["port"]))
+    proof = proof_file(Path.cwd() / "run", config_file.stem)
     # Nothing may be written beside us: the server's disk cache would pickle into the directory.
     os.chdir("/")
-    serve(config, listener)
+    serve(config, listener, proof)
     sys.exit(0)
 
 
@@ -51,17 +61,16 @@ def stop(status: int, message: str) -> NoReturn:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads the config file, which holds the server's key and must be private to its owner."""
+    """Reads the config file, which holds everything but the server's key."""
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            config = json.load(file)
+        config = json.loads(path.read_bytes())
     except OSError as error:
         stop(EXIT_CONFIG, f"can't read {path}: {error.strerror}")
     except ValueError as error:
         stop(EXIT_CONFIG, f"{path} is not JSON: {error}")
-    if mode & 0o077:
-        stop(EXIT_CONFIG, f"{path} has mode {mode:04o} but holds a key; run: chmod 600 {path}")
+    if "api_key" in config:
+        # Others may read the file, and a key that is in two places is wrong in one of them.
+        stop(EXIT_CONFIG, f"{path} holds a key; remove api_key from it: it belongs in {KEY_PLACES}")
     missing = [name for name in ("host", "port", "models") if not config.get(name)]
     if missing:
         stop(EXIT_CONFIG, f"{path} lacks {', '.join(missing)}")
@@ -77,6 +86,22 @@ def read_config(path: Path) -> dict[str, Any]:
     model.setdefault("n_threads", max(threads // 2, 1))
     model.setdefault("n_threads_batch", threads)
     return dict(config)
+
+
+def read_key() -> str:
+    """The key that the proxy has to show; without one everyone on this machine could ask."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY") or os.environ.get("LLAMAKIT_SECRETS_DIR")
+    if not folder:
+        stop(EXIT_CONFIG, f"there is no key for the server; expected it in {KEY_PLACES}")
+    file = Path(folder, KEY_FILE)
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        stop(EXIT_CONFIG, f"can't read the server's key in {file}: {reason}")
+    if not key:
+        stop(EXIT_CONFIG, f"the server's key in {file} is empty; deploy again to make one")
+    return key
 
 
 def clean_environment() -> None:
@@ -110,7 +135,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(config: dict[str, Any], listener: socket.socket) -> None:
+def serve(config: dict[str, Any], listener: socket.socket, proof: Path) -> None:
     """Loads the model, then answers on the listener until SIGTERM or SIGINT."""
     from llamakit.server import patches
 
@@ -124,16 +149,21 @@ def serve(config: dict[str, Any], listener: socket.socket) -> None:
         settings = ConfigFileSettings.model_validate(config)
     except ValueError as error:
         stop(EXIT_CONFIG, f"llama_cpp.server refuses its settings: {error}")
-    try:
-        application = server.create_app(server_settings=settings, model_settings=settings.models)
-    except Exception as error:
-        stop(
-            EXIT_MODEL,
-            f"llama.cpp can't load {model['model']}: {type(error).__name__}: {error}\n"
-            "  what to do: run `./console.sh models` (it checks the file), or set `verbose: true` "
-            "for this model in config/models.yaml to see llama.cpp's own messages",
-        )
+    with listening() as heard:
+        try:
+            application = server.create_app(
+                server_settings=settings, model_settings=settings.models
+            )
+        except Exception as error:
+            said = "".join(f"\n  llama.cpp: {line}" for line in heard.errors)
+            stop(
+                EXIT_MODEL,
+                f"llama.cpp can't load {model['model']}: {type(error).__name__}: {error}{said}\n"
+                "  what to do: run `./console.sh models` (it checks the file), or set "
+                "`verbose: true` for this model in config/models.yaml to see all its messages",
+            )
     print(f"llamakit.server.launch: loaded {model['model']}", file=sys.stderr, flush=True)
+    tell_layers(heard.proof(settings.models[0].n_gpu_layers, supported=gpu_support()), proof)
     log_config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     log_config["formatters"]["default"]["fmt"] = "%(asctime)s %(levelname)s %(message)s"
     uvicorn.Server(
@@ -145,6 +175,34 @@ def serve(config: dict[str, Any], listener: socket.socket) -> None:
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
         )
     ).run(sockets=[listener])
+
+
+def gpu_support() -> bool:
+    """True when llama.cpp was built for a GPU and found one."""
+    import llama_cpp
+
+    return bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def tell_layers(proof: dict[str, Any], file: Path) -> None:
+    """Leaves for ``llamakit gpu-proof``, and in the log, where the layers are."""
+    if proof["wanted"]:
+        told = ", ".join(f"{name} {size:.0f} MiB" for name, size in proof["devices"].items())
+        print(
+            f"llamakit.server.launch: {proof['offloaded']} of {proof['layers'] or 'all'} layers "
+            f"on the GPU ({told or proof['refusal'] or 'llama.cpp found none'})",
+            file=sys.stderr,
+            flush=True,
+        )
+    if file.parent.is_dir():
+        try:
+            write_proof(file, proof)
+        except OSError as error:
+            print(
+                f"llamakit.server.launch: can't write {file}: {error.strerror}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
