@@ -77,15 +77,15 @@ def _new_name(folder: Path) -> Path:
 
 def _dump(server: Server, database: str, part: Path) -> None:
     """Writes a dump to a new file and to the disk."""
-    # pg_dump itself writes into the file: it goes back to its head to note where each table is.
+    # Made first, so that it is closed to others from the beginning.
     handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         server.run(
             "pg_dump",
             "--format=custom",
             "--lock-wait-timeout=60s",
+            f"--file={part}",
             f"--dbname={connection_string(database)}",
-            stdout=handle,
         )
         os.fsync(handle)
     finally:

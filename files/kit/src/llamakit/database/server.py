@@ -36,20 +36,16 @@ class Server:
             self._environment["PGPASSFILE"] = f"/proc/self/fd/{password_file}"
 
     def start(
-        self,
-        program: str,
-        *arguments: str,
-        stdin: int = subprocess.DEVNULL,
-        stdout: int = subprocess.PIPE,
+        self, program: str, *arguments: str, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[str]:
-        """Starts a program whose stderr, and by default stdout, is a pipe."""
+        """Starts a program whose stdout and stderr are pipes."""
         folder = self._settings.bin_dir
         try:
             return subprocess.Popen(
                 [str(Path(folder, program)) if folder else program, *arguments],
                 env=self._environment,
                 stdin=stdin,
-                stdout=stdout,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=self._passed,
                 text=True,
@@ -61,20 +57,10 @@ class Server:
                 "with PostgreSQL's programs with --bin-dir."
             ) from None
 
-    def run(
-        self, program: str, *arguments: str, text: str | None = None, stdout: int = subprocess.PIPE
-    ) -> str:
-        """Runs a program to its end; what it printed. DatabaseError when it fails.
-
-        Args:
-            text: what it reads.
-            stdout: a file that what it prints goes to instead.
-        """
+    def run(self, program: str, *arguments: str, text: str | None = None) -> str:
+        """Runs a program, which reads ``text``; what it printed. DatabaseError when it fails."""
         child = self.start(
-            program,
-            *arguments,
-            stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
-            stdout=stdout,
+            program, *arguments, stdin=subprocess.DEVNULL if text is None else subprocess.PIPE
         )
         try:
             out, errors = child.communicate(text)
@@ -84,7 +70,7 @@ class Server:
             raise
         if child.returncode:
             raise explain(program, child.returncode, errors)
-        return out or ""
+        return out
 
     def sql(self, statements: str, /, within: str = "postgres", **values: str) -> str:
         """Runs SQL, each statement by itself; what it returned, unaligned and without headers.
