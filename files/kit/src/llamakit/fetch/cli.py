@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from llamakit.arguments import Commands, add_model_arguments, configuration
@@ -27,6 +28,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     which.add_argument("--all", action="store_true", help="every model that models.yaml lists")
     fetch.add_argument("--progress", choices=["auto", "plain", "none"], default="auto")
     fetch.add_argument("--stamp", type=Path, help="remembers checksums for check-files")
+    fetch.add_argument(
+        "--token-file", type=Path, help="has the hub's token, if there is one; HF_TOKEN wins"
+    )
     fetch.set_defaults(run=run_fetch)
 
     check = commands.add_parser("check-files", help="check model files: headers, shards, checksums")
@@ -45,9 +49,10 @@ def run_fetch(options: argparse.Namespace) -> int:
         listed = [candidate for candidate in candidates if candidate.source is not None]
         chosen = listed if options.all else listed[:1]
     stamps = Stamps(options.stamp)
+    environment = hub_environment(options.token_file)
     try:
         for candidate in chosen:
-            fetch_model(candidate, stamps, options.progress)
+            fetch_model(candidate, stamps, options.progress, environment)
     except FetchError as error:
         print(error, file=sys.stderr)
         return error.status
@@ -56,8 +61,23 @@ def run_fetch(options: argparse.Namespace) -> int:
     return 0
 
 
-def fetch_model(candidate: Candidate, stamps: Stamps, style: Style) -> None:
-    """Downloads the files of a model that are not there.
+def hub_environment(token_file: Path | None) -> Mapping[str, str]:
+    """Our variables, with the token of the file where none of them has one."""
+    if token_file is None or os.environ.get("HF_TOKEN"):
+        return os.environ
+    try:
+        return {**os.environ, "HF_TOKEN": token_file.read_text(encoding="utf-8")}
+    except FileNotFoundError:
+        return os.environ
+
+
+def fetch_model(
+    candidate: Candidate,
+    stamps: Stamps,
+    style: Style,
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Downloads the files of a model that are not there; ``environment`` has the hub's settings.
 
     Raises:
         FetchError: one of them can't be had or is not what it should be.
@@ -74,7 +94,7 @@ def fetch_model(candidate: Candidate, stamps: Stamps, style: Style) -> None:
             f"{candidate.id}: {state.detail}\n  expected: the file that path: names\n"
             "  do:       correct path: in config/models.yaml, or put the file there",
         )
-    remotes = remote_files(source)
+    remotes = remote_files(source, environment)
     for index, (remote, target) in enumerate(zip(remotes, candidate.files, strict=True)):
         if target.exists():
             continue

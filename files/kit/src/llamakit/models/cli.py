@@ -37,7 +37,8 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> int:
-    json.dump(build_plan(configuration(options), plan_options(options)), sys.stdout, indent=2)
+    plan = build_plan(configuration(options), plan_options(options))
+    json.dump(plan, sys.stdout, indent=2)
     print()
     return 0
 

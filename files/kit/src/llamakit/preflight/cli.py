@@ -31,14 +31,14 @@ def run(options: argparse.Namespace) -> int:
     """Prints one JSON document; raises ConfigError with everything that is not as it must be."""
     config = configuration(options)
     wants = read_wants(options)
+    facts = gather(wants)
     problems: list[Problem] = []
     plan: dict[str, Any] | None = None
     try:
-        plan = build_plan(config, plan_options(options, make_smoke=False))
+        plan = build_plan(config, plan_options(options, facts.accelerator, make_smoke=False))
     except ConfigError as error:
-        # The machine is looked at all the same, so that everything is told at once.
+        # The machine is checked all the same, so that everything is told at once.
         problems += error.problems
-    facts = gather(wants)
     found, warnings = check(wants, facts, plan)
     problems += found
     problems += busy_ports(wants, plan)

@@ -115,14 +115,12 @@ def gather(wants: Wants) -> Facts:
 
 
 def _accelerator(wants: Wants, graphics: Graphics) -> str:
-    """The one asked for; else on a GPU host what its card needs, and cuda where it has none.
+    """The one asked for, else what the card needs, and cuda where a GPU host has none.
 
     Then the missing card is told as a problem, instead of deploying to the CPU without a word.
     """
     if wants.accelerator != "auto":
         return wants.accelerator
-    if wants.place == "host" and not wants.gpu_group:
-        return "cpu"
     found = graphics.detect()
     return "cuda" if found == "cpu" and wants.gpu_group else found
 

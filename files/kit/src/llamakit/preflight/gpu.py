@@ -49,8 +49,11 @@ class Graphics:
         return accelerator == "vulkan" and any("renderD" in device for device in self.devices)
 
     def detect(self) -> str:
-        """What llama.cpp is best built for here: cuda, rocm, vulkan or cpu."""
-        return next((name for name in ("cuda", "rocm", "vulkan") if self.has(name)), "cpu")
+        """What llama.cpp is built for here unless told otherwise: cuda, rocm or cpu.
+
+        Vulkan is never guessed: the graphics of many processors know it and are slower than they.
+        """
+        return next((name for name in ("cuda", "rocm") if self.has(name)), "cpu")
 
     def architectures(self, accelerator: str) -> list[str]:
         """What to compile for, sorted and each once."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from llamakit.services.managers import load_state
 from llamakit.services.running import running_services
 
 ASK_SECONDS = 5.0
+CLUSTERS = Path("/etc/postgresql")
 
 
 def busy_ports(wants: Wants, plan: dict[str, Any] | None) -> Iterator[Problem]:
@@ -35,7 +38,7 @@ def busy_ports(wants: Wants, plan: dict[str, Any] | None) -> Iterator[Problem]:
         if port in ours:
             continue
         listener = find_listener(port)
-        if name == "postgres" and wants.place == "host" and listener.program == "postgres":
+        if name == "postgres" and listener.program == "postgres" and port in cluster_ports():
             continue
         if listener.pid == 1 and _is_our_socket(wants.state_dir, name):
             continue
@@ -64,6 +67,16 @@ def _shared(wants: Wants) -> Iterator[Problem]:
                 "a port of its own for every service",
                 f"choose another port with {wants.setting(name)}",
             )
+
+
+def cluster_ports(clusters: Path = CLUSTERS) -> set[int]:
+    """The ports of the database clusters that the kit has made, of any version of PostgreSQL."""
+    found = set()
+    for file in [*clusters.glob("*/llamakit/*.conf"), *clusters.glob("*/llamakit/conf.d/*.conf")]:
+        with contextlib.suppress(OSError):
+            for match in re.finditer(r"^\s*port\s*=?\s*'?(\d+)", file.read_text(), re.MULTILINE):
+                found.add(int(match[1]))
+    return found
 
 
 def _is_our_socket(state_dir: Path, name: str) -> bool:

@@ -38,15 +38,11 @@ class Wants:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds them to the command."""
+    """Adds those that the plan's do not have."""
     parser.add_argument("--place", choices=["host", "local"], default="local")
-    parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--code-dir", type=Path, help="where environments are; the state's folder")
     parser.add_argument(
         "--service", action="append", default=[], type=_service, metavar="NAME=HOST:PORT"
-    )
-    parser.add_argument(
-        "--accelerator", choices=["auto", "cpu", "cuda", "vulkan", "rocm"], default="auto"
     )
     parser.add_argument("--gpu-group", choices=["yes", "no"], default="no")
     parser.add_argument("--packages", type=_names, default=(), metavar="NAME,NAME")
@@ -58,9 +54,9 @@ def read_wants(options: argparse.Namespace) -> Wants:
     """The arguments as they were given."""
     return Wants(
         place=options.place,
-        state_dir=options.state_dir,
+        state_dir=options.state_dir or Path("runtime"),
         models_dir=options.models_dir,
-        code_dir=options.code_dir or options.state_dir,
+        code_dir=options.code_dir or options.state_dir or Path("runtime"),
         services=dict(options.service),
         accelerator=options.accelerator,
         gpu_group=options.gpu_group == "yes",
