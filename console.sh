@@ -149,8 +149,7 @@ here() {
   check_settings
   case $verb in
     install) install_only "$@" ;;
-    setup | start | use | add | restart | logs | backup | restore | rollback | bundle | uninstall) "$verb" "$@" ;;
-    upgrade) takes_none "$@"; database backup; start ;;
+    setup | start | use | add | restart | logs | backup | restore | rollback | upgrade | bundle | uninstall) "$verb" "$@" ;;
     stop) takes_none "$@"; service stop ;;
     start-proxy) takes_none "$@"; service start proxy ;;
     stop-proxy) takes_none "$@"; service stop proxy ;;

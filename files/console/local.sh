@@ -94,6 +94,14 @@ database() {
 
 backup() { takes_none "$@"; database backup; }
 
+upgrade() {
+  takes_none "$@"
+  bootstrap
+  lock
+  database backup
+  deploy '' ''
+}
+
 restore() {
   local file='' yes=''
   while (($#)); do

@@ -13,8 +13,8 @@ DOCUMENTATION = """
 module: kit
 short_description: run a command of the kit on the host, or install the kit there
 description:
-  - The action plugin of the same name packs files/kit into one zip file, which Python runs as it is.
-    One round trip carries the program, its arguments and its input.
+  - The action plugin of the same name packs files/kit into one zip file, which Python runs as it
+    is. One round trip carries the program, its arguments and its input.
   - With O(argv) the program runs once and leaves nothing behind, in check mode too, so that only
     commands that change nothing belong here. With O(dest) it is installed as an executable.
 options:
@@ -77,7 +77,7 @@ def install(module: AnsibleModule, program: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(dest), prefix=".llamakit-")
         with os.fdopen(handle, "wb") as file:
             file.write(wanted)
-        os.chmod(temporary, 0o755)
+        os.chmod(temporary, 0o755)  # noqa: S103  a program for everybody
         module.atomic_move(temporary, dest)
     module.exit_json(changed=changed)
 

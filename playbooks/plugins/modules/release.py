@@ -60,7 +60,7 @@ class Releases:
         self.link("current", name)
 
     def prune(self, keep: int) -> None:
-        """Removes all but the newest ``keep``, by when they were made, and those that are linked."""
+        """Removes all but the newest ``keep`` and those that are linked."""
         folders = sorted((self.root / "releases").iterdir(), key=lambda path: path.stat().st_mtime)
         linked = {self.linked("current"), self.linked("previous")}
         for folder in folders[: -keep or None]:
@@ -87,12 +87,13 @@ def main() -> None:
     )
     releases = Releases(Path(module.params["path"]))
     current, previous = releases.linked("current"), releases.linked("previous")
-    wanted = previous if module.params["back"] else module.params["name"]
+    wanted: str | None = previous if module.params["back"] else module.params["name"]
     if wanted is None:
         module.fail_json(
             msg=f"there is no release before {current or 'the first'} in {releases.root}/releases; "
             "expected one to go back to. Deploy the checkout that you want instead: site.yml"
         )
+        return
     changed = wanted != current
     if changed and not module.check_mode:
         releases.switch(wanted, module.params["previous"])

@@ -112,9 +112,12 @@ class Writer:
             return
         self.written.append(path)
         if not self.module.check_mode:
-            temporary = tempfile.mktemp(dir=os.path.dirname(path), prefix=".write_files-")
+            # A folder of our own, because a link can't be made over a file that was reserved.
+            folder = tempfile.mkdtemp(dir=os.path.dirname(path), prefix=".write_files-")
+            temporary = os.path.join(folder, "link")
             os.symlink(target, temporary)
             os.rename(temporary, path)
+            os.rmdir(folder)
 
     @staticmethod
     def _read(path: str) -> str | None:

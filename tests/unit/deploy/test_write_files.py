@@ -127,3 +127,30 @@ def test_a_whole_file_replaces_the_old_one(tmp_path: Path) -> None:
         write(tmp_path, contents=[{"dest": str(dest), "content": "new", "mode": "0644"}])
         assert reader.read() == "old"
     assert dest.read_text() == "new"
+
+
+def test_a_link_is_replaced_and_a_second_run_leaves_it(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    link = target / "current"
+    link.symlink_to("old")
+    wanted: dict[str, Any] = {"links": [{"path": str(link), "to": "new"}]}
+    assert write(tmp_path, **wanted).result["written"] == [str(link)]
+    assert str(link.readlink()) == "new"
+    assert not write(tmp_path, **wanted).result["changed"]
+    assert names(target) == {"current"}
+
+
+def test_what_is_refused_does_not_replace_what_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "routes.json"
+    file.write_text("{}")
+    content = {"dest": str(file), "content": "{broken", "mode": "0644"}
+    content["validate"] = ["python3", "-m", "json.tool", "%s"]  # type: ignore[assignment]
+    play = run_tasks(tmp_path, [{"name": "Write", "write_files": {"contents": [content]}}])
+    assert play.code != 0
+    assert "left as it is" in play.output
+    assert file.read_text() == "{}"
+    content["content"] = '{"good": 1}'
+    assert write(tmp_path, contents=[content]).result["changed"]
+    assert file.read_text() == '{"good": 1}'
+    assert not [name for name in names(tmp_path) if ".write_files" in name]

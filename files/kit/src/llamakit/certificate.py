@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,9 @@ class CertificateError(Exception):
 def add_commands(subcommands: Commands[argparse.ArgumentParser]) -> None:
     """Adds ``certificate`` to the kit's command line."""
     parser = subcommands.add_parser("certificate", help="make or renew a self-signed certificate")
-    parser.add_argument("--directory", type=Path, required=True, help="gets tls_certificate, tls_key")
+    parser.add_argument(
+        "--directory", type=Path, required=True, help="gets tls_certificate, tls_key"
+    )
     parser.add_argument("--names", required=True, help="host names and addresses, apart by commas")
     parser.add_argument("--owner", required=True, help="whose files they are")
     parser.set_defaults(run=run)
@@ -65,7 +66,7 @@ def ensure(directory: Path, names: list[str], owner: str) -> bool:
         for file in (key, certificate):
             file.chmod(0o600)
             shutil.chown(file, owner)
-            os.replace(file, directory / file.name)
+            file.replace(directory / file.name)
     return True
 
 
@@ -91,7 +92,9 @@ def _is_good(directory: Path, names: list[str]) -> bool:
 
 
 def _alternatives(names: list[str]) -> str:
-    return ",".join(dict.fromkeys(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in names))
+    return ",".join(
+        dict.fromkeys(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in names)
+    )
 
 
 def _is_address(name: str) -> bool:
