@@ -77,8 +77,9 @@ def install(module: AnsibleModule, program: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(dest), prefix=".llamakit-")
         with os.fdopen(handle, "wb") as file:
             file.write(wanted)
-        os.chmod(temporary, 0o755)  # noqa: S103  a program for everybody
         module.atomic_move(temporary, dest)
+    if os.path.exists(dest):
+        changed = module.set_mode_if_different(dest, "0755", changed)
     module.exit_json(changed=changed)
 
 
