@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from llamakit_proxy import migrate, provision, schema
-from llamakit_proxy.database import DatabaseError, Role, connect
+from llamakit_proxy.database import DatabaseError, Role, connect, role_name
 from llamakit_proxy.settings import Settings
 from support.postgres import Postgres
 
@@ -75,14 +75,33 @@ def test_a_changed_old_migration_is_noticed(empty: Settings) -> None:
             migrate.check(connection, changed)
 
 
-def test_a_newer_database_is_noticed(empty: Settings) -> None:
+def test_a_newer_database_serves_an_older_release(
+    empty: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a rollback."""
+    everything = migrate.packaged()
+    later = migrate.Migration(
+        len(everything) + 1,
+        f"{len(everything) + 1:04}_later",
+        "ALTER TABLE users ADD COLUMN note text",
+    )
+    monkeypatch.setattr(migrate, "packaged", lambda: [*everything, later])
     schema.initialise(empty)
-    older = migrate.packaged()[:-1]
     with connect(empty, Role.ADMIN) as connection:
-        with pytest.raises(DatabaseError, match="newer"):
-            migrate.migrate(connection, older)
-        with pytest.raises(DatabaseError, match="newer"):
-            migrate.check(connection, older)
+        proxy = role_name(empty, Role.PROXY)
+        connection.execute(f"GRANT UPDATE (note) ON users TO {proxy}")
+    monkeypatch.setattr(migrate, "packaged", lambda: everything)
+    with connect(empty, Role.ADMIN) as connection:
+        migrate.check(connection, everything)
+        assert migrate.migrate(connection, everything) == []
+    assert schema.initialise(empty) == []
+    assert f"newer ({later.name})" in (schema.is_newer(empty) or "")
+    # The later release finds what it left.
+    monkeypatch.setattr(migrate, "packaged", lambda: [*everything, later])
+    assert schema.is_newer(empty) is None
+    with connect(empty, Role.ADMIN) as connection:
+        right = "SELECT has_column_privilege(%s, 'users', 'note', 'UPDATE')"
+        assert connection.execute(right, (proxy,)).fetchone() == (True,)
 
 
 def test_an_older_or_missing_schema_is_noticed(empty: Settings) -> None:

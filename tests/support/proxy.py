@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -14,17 +16,26 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import psycopg
 
 from llamakit_proxy import users
 from llamakit_proxy.database import Role, connect
 from llamakit_proxy.settings import Settings
+from llamakit_proxy.tls import client_context
 
 from .backend import KEY, free_port
 from .postgres import Postgres
 
 SOURCE = Path(__file__).parents[2] / "files" / "proxy_app" / "src"
 _START_SECONDS = 30
+# What a socket unit does: descriptor 3, and who it is for.
+_AS_SYSTEMD = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="proxy")
+os.execv(sys.executable, [sys.executable, "-m", "llamakit_proxy", "serve"])
+"""
 
 
 @dataclass(slots=True)
@@ -36,6 +47,9 @@ class Proxy:
     folder: Path
     models: list[dict[str, Any]] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
+    python: str = sys.executable
+    listener: socket.socket | None = None
+    """Given to the process as a socket unit would."""
     _created: int = 0
 
     @property
@@ -44,7 +58,12 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.settings.tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def trust(self) -> ssl.SSLContext | bool:
+        """What httpx verifies with."""
+        return client_context(self.settings) or False
 
     @property
     def log(self) -> Path:
@@ -52,20 +71,55 @@ class Proxy:
 
     def start(self) -> None:
         """Start and wait until it answers."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "llamakit_proxy", "serve"],
-                stdout=log,
-                stderr=log,
-                env=self.environment,
-            )
+        self.launch()
+        process = self.process
+        assert process is not None
         deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
+        while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/healthz").status_code == 200:
+                if self.page("/healthz").status_code == 200:
                     return
             time.sleep(0.05)
         raise RuntimeError(f"the proxy did not start:\n{self.log.read_text()[-2000:]}")
+
+    def launch(self) -> None:
+        """Start, and don't wait."""
+        command, descriptors = ["-m", "llamakit_proxy", "serve"], []
+        if self.listener is not None:
+            descriptors = [self.listener.fileno()]
+            command = ["-c", _AS_SYSTEMD, str(descriptors[0])]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [self.python, *command],
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                pass_fds=descriptors,
+            )
+
+    def page(self, path: str) -> httpx.Response:
+        """A page that needs no key, over a connection of its own."""
+        return httpx.get(f"{self.url}{path}", verify=self.trust, trust_env=False)
+
+    def workers(self) -> list[psutil.Process]:
+        """The master's living children."""
+        assert self.process is not None
+        living = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    living.append(child)
+        return living
+
+    def wait_for_log(self, text: str, seconds: float = 40) -> str:
+        """The first line of the log with this text."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for line in self.log.read_text().splitlines():
+                if text in line:
+                    return line
+            assert time.monotonic() < deadline, f"{text!r} not in:\n{self.log.read_text()[-2000:]}"
+            time.sleep(0.02)
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
         """End it; the exit code."""
@@ -97,7 +151,7 @@ class Proxy:
     def wait_for_model(self, name: str) -> None:
         """Until readiness knows of the model."""
         deadline = time.monotonic() + 5
-        while name not in httpx.get(f"{self.url}/readyz").json()["models"]:
+        while name not in self.page("/readyz").json()["models"]:
             assert time.monotonic() < deadline, f"{name} did not appear"
             time.sleep(0.05)
 
@@ -121,12 +175,18 @@ class Proxy:
             headers={"Authorization": f"Bearer {key}"},
             timeout=60,
             trust_env=False,
+            verify=self.trust,
             **options,
         )
 
     def openai(self, key: str) -> openai.AsyncOpenAI:
         """OpenAI's own client."""
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+        return openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=key,
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(verify=self.trust, trust_env=False),
+        )
 
     def rows(self, count: int = 1) -> list[dict[str, Any]]:
         """The request log, oldest first, once it has at least ``count`` rows."""
@@ -144,7 +204,7 @@ class Proxy:
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric; 0 when it is not there."""
         wanted = "".join(f'{key}="{value}"' for key, value in labels.items())
-        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+        for line in self.page("/metrics").text.splitlines():
             head, _, value = line.rpartition(" ")
             if head == (f"{name}{{{wanted}}}" if wanted else name):
                 return float(value)
@@ -172,6 +232,18 @@ def running_proxy(
     postgres: Postgres, folder: Path, models: list[dict[str, Any]], **overrides: str
 ) -> Iterator[Proxy]:
     """A proxy for these models, gone afterwards. ``overrides`` are settings."""
+    proxy = new_proxy(postgres, folder, models, **overrides)
+    try:
+        proxy.start()
+        yield proxy
+    finally:
+        proxy.stop()
+
+
+def new_proxy(
+    postgres: Postgres, folder: Path, models: list[dict[str, Any]], **overrides: str
+) -> Proxy:
+    """All that a proxy for these models needs. It does not run yet."""
     overrides = {
         "LLAMA_PROXY_PORT": str(free_port()),
         "LLAMA_PROXY_ROUTES": str(folder / "proxy_routes.json"),
@@ -186,8 +258,4 @@ def running_proxy(
     }
     proxy = Proxy(environment, settings, folder, list(models))
     proxy.write_routes()
-    proxy.start()
-    try:
-        yield proxy
-    finally:
-        proxy.stop()
+    return proxy

@@ -47,16 +47,18 @@ SELECT coalesce(array_agg(item ORDER BY item), '{}') FROM (
 """
 
 
-def grant_proxy_rights(connection: psycopg.Connection, role: str) -> bool:
-    """Give ``role`` the proxy's rights and take away every other; whether anything changed.
+def grant_proxy_rights(
+    connection: psycopg.Connection, role: str, *, and_no_other: bool = True
+) -> bool:
+    """Give ``role`` the proxy's rights; whether anything changed.
 
-    DatabaseError when there is no such role.
+    With ``and_no_other`` every other right is taken away. DatabaseError when there is no such role.
     """
     identifier = sql.Identifier(role)
     with connection.transaction():
         before = _rights(connection)
         try:
-            for statement in (*_REVOKES, *_GRANTS):
+            for statement in (*(_REVOKES if and_no_other else ()), *_GRANTS):
                 connection.execute(sql.SQL(statement).format(role=identifier))
         except psycopg.errors.UndefinedObject:
             raise DatabaseError(

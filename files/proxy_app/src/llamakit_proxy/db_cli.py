@@ -34,7 +34,11 @@ def _init_db(args: argparse.Namespace) -> int:
             "give it a role of its own in POSTGRES_AUTH_USER, so that it has fewer rights",
             file=sys.stderr,
         )
-    return _report(schema.initialise(settings), args, "the schema is up to date")
+    changes = schema.initialise(settings)
+    note = schema.is_newer(settings)
+    if note is not None:
+        print(f"warning: {note}", file=sys.stderr)
+    return _report(changes, args, "the schema is up to date")
 
 
 def _report(changes: list[str], args: argparse.Namespace, when_nothing: str) -> int:

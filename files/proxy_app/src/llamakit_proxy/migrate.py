@@ -6,8 +6,8 @@ need: the database is never migrated back. What an old release reads or writes (
 its type, the meaning of its values, a right of the proxy's) may go only in a migration of a release
 to whose predecessor nobody rolls back any more, and the changelog says so.
 
-Who meets which schema: *newer* than the release: the proxy, the users' commands and init-db say so
-and go on, and init-db changes nothing. *Older*: the proxy does not start, a reload falls back to
+Who meets which schema: *newer* than the release: all go on, the proxy and init-db say so, and
+init-db takes no right away. *Older*: the proxy does not start, a reload falls back to
 the worker that serves, and the users' commands refuse; init-db, which every deployment runs before
 it switches, brings it up to date. *Other text* under the same number: init-db and the users'
 commands refuse.

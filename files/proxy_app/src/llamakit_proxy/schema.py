@@ -1,7 +1,5 @@
 """``init-db``: tables, the proxy's rights on them, and the partitions of the days to come."""
 
-import sys
-
 from . import migrate
 from .access import grant_proxy_rights
 from .database import Role, connect, role_name
@@ -15,23 +13,25 @@ def shares_the_owners_role(settings: Settings) -> bool:
     return role_name(settings, Role.PROXY) == role_name(settings, Role.ADMIN)
 
 
+def is_newer(settings: Settings) -> str | None:
+    """What to say when a later release made the database; None when not."""
+    with connect(settings, Role.ADMIN) as connection:
+        return migrate.is_newer(connection, migrate.packaged())
+
+
 def initialise(settings: Settings) -> list[str]:
     """Bring the schema up to date; what was changed, a line each, empty for nothing.
 
-    Safe to repeat and to run from two places at once. The schema of a later release stays as it
-    is: its rights and partitions are not this release's to set. Raises DatabaseError or
-    SettingsError.
+    Safe to repeat and to run from two places at once. A later release's schema stays as it is, and
+    so do the rights that it may need. Raises DatabaseError or SettingsError.
     """
     with connect(settings, Role.ADMIN) as connection, migrate.alone(connection):
         migrations = migrate.packaged()
         changes = [f"applied {name}" for name in migrate.migrate(connection, migrations)]
-        note = migrate.is_newer(connection, migrations)
-        if note is not None:
-            print(f"warning: {note}", file=sys.stderr)
-            return []
         if not shares_the_owners_role(settings):
             proxy = role_name(settings, Role.PROXY)
-            if grant_proxy_rights(connection, proxy):
+            own = migrate.is_newer(connection, migrations) is None
+            if grant_proxy_rights(connection, proxy, and_no_other=own):
                 changes.append(f"set the rights of {proxy}")
         made = connection.execute(
             "SELECT * FROM ensure_request_partitions(%s)", (_DAYS_AHEAD,)

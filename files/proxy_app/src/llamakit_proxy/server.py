@@ -1,6 +1,7 @@
 """uvicorn around the application, with an end at which nobody is cut off who need not be."""
 
 import asyncio
+import contextlib
 import socket
 from typing import Any, cast
 
@@ -19,9 +20,12 @@ IDLE_GRACE_SECONDS = 6.0
 and told to come back on a new connection. Clients that do not ask within five seconds (httpx, on
 which OpenAI's is built, and Node) drop the connection by themselves by then, so that none of them
 asks in the very moment it is closed. TLS handshakes that are under way end meanwhile, too."""
+LAST_CALL_SECONDS = 0.5
+"""For so long after a stop requests are served that had come in before it."""
 LAST_WORDS_SECONDS = 3.0
 """How long requests that are cut short may take to say so."""
 _TICK_SECONDS = 0.1
+_DATE_SECONDS = 1.0
 
 
 class Server(uvicorn.Server):
@@ -35,6 +39,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._service = Service(settings)
         self._stopping = False
+        self._leave = asyncio.Event()
         config = uvicorn.Config(
             cast(Any, Application(self._service)),
             loop="uvloop",
@@ -55,12 +60,12 @@ class Server(uvicorn.Server):
 
     def retire(self) -> None:
         """Take no more connections, serve those there are to their end, then be done."""
-        self.should_exit = True
+        self._leave.set()
 
     def stop(self) -> None:
         """The same in a hurry: who waits is sent away, who is answered may finish."""
         self._stopping = True
-        self.should_exit = True
+        self._leave.set()
 
     async def prepare(self, *, replacing: bool) -> None:
         """All that has to be there before the first request. With ``replacing`` that includes
@@ -72,7 +77,7 @@ class Server(uvicorn.Server):
 
     async def serve_on(self, listeners: list[socket.socket]) -> None:
         """Serve until told otherwise."""
-        if not self.should_exit:
+        if not self._leave.is_set():
             await self.startup(listeners)
             await self.main_loop()
             await self.shutdown(listeners)
@@ -98,6 +103,14 @@ class Server(uvicorn.Server):
         ]
         self.started = True
 
+    async def main_loop(self) -> None:
+        """Until this worker is to leave, which is heard at once."""
+        while not self._leave.is_set():
+            await self.on_tick(0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DATE_SECONDS):
+                    await self._leave.wait()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let what runs come to its end. Replaces uvicorn's, which closes idle connections at once,
         so that a request that is on its way on one of them fails."""
@@ -109,6 +122,8 @@ class Server(uvicorn.Server):
         state.leaving = True
         for connection in list(state.connections):
             cast(Protocol, connection).close_soon()
+        # What was accepted last has not even been looked at: a turn for that.
+        await asyncio.sleep(_TICK_SECONDS)
         await self._drain()
         self._service.drain()
         for task in list(state.tasks):
@@ -119,25 +134,25 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         """Until nobody is left, or the time for that is over."""
         state, loop = self.server_state, asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.reload_drain_timeout_seconds
-        grace_ends = loop.time() + IDLE_GRACE_SECONDS
+        begin = loop.time()
+        deadline = begin + self._settings.reload_drain_timeout_seconds
+        grace_ends = begin + IDLE_GRACE_SECONDS
+        stopped_at = float("inf")
         idle_since: dict[Protocol, float] = {}
-        told = False
-        while loop.time() < deadline:
-            if self._stopping and not told:
-                told = True
-                self._service.drain()
-                deadline = min(deadline, loop.time() + self._settings.drain_timeout_seconds)
+        while (now := loop.time()) < deadline:
+            if self._stopping and now < stopped_at:
+                stopped_at = now
+                deadline = min(deadline, now + self._settings.drain_timeout_seconds)
                 # Over TLS there may be clients that have not finished shaking hands.
-                grace_ends = loop.time() + (2 * _TICK_SECONDS if self.config.ssl else 0)
-            # At the end of each turn there is one in which what has come in is read.
-            await asyncio.sleep(_TICK_SECONDS)
-            await self.on_tick(0)
+                grace_ends = now + (LAST_CALL_SECONDS if self.config.ssl else 0)
+            if now - stopped_at >= LAST_CALL_SECONDS:
+                self._service.drain()
             connections = [cast(Protocol, connection) for connection in state.connections]
-            now = loop.time()
             idle_since = {c: idle_since.get(c, now) for c in connections if c.idle}
             for connection, since in idle_since.items():
                 if self._stopping or now - since >= IDLE_GRACE_SECONDS:
                     connection.close_if_silent()
             if now >= grace_ends and not state.tasks and all(c.over for c in connections):
                 return
+            await self.on_tick(0)
+            await asyncio.sleep(_TICK_SECONDS)

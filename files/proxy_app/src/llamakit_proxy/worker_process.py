@@ -13,7 +13,7 @@ from typing import Any
 
 from .settings import CONFIG_VARIABLE
 
-CLOSE_SECONDS = 12.0
+CLOSE_SECONDS = 9.0
 """How long after its last request a worker may take to write what it knows and to end."""
 
 
