@@ -24,6 +24,7 @@ COMMANDS = {
     "certificate": "llamakit.certificate",
     "supervise": "llamakit.services.supervise_cli",
     "status": "llamakit.services.status_cli",
+    "gpu-proof": "llamakit.services.gpu_proof",
     "summary": "llamakit.services.summary",
     "doctor": "llamakit.doctor.cli",
     "backup": "llamakit.database.cli",

@@ -16,7 +16,8 @@ from typing import Any
 
 OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 BUFFER = re.compile(r"(\S+) (model|KV) buffer size\s*=\s*([\d.]+) MiB")
-DEVICE = re.compile(r"(?:CUDA|ROCm|HIP|Vulkan|SYCL|MUSA|Metal)\d+")
+# CUDA_Host is the computer's own memory; CUDA_Split is that of several cards.
+DEVICE = re.compile(r"(?:CUDA|ROCm|Vulkan|SYCL|MUSA)(?:\d+|_Split)")
 # Why there is no device although the build knows some: the driver refused, or found no card.
 REFUSED = re.compile(r"(failed to initialize CUDA|no (?:CUDA|ROCm|Vulkan)\S* devices? found).*")
 ERROR_LEVEL = 4

@@ -14,6 +14,7 @@ from llamakit.services.managers import Managed, ManagerError, ask_manager, load_
 from llamakit.services.memory import tree_memory
 from llamakit.services.probe import answers
 from llamakit.services.supervise import load_services
+from llamakit.services.upkeep import Upkeep, read_upkeep
 
 ASK_SECONDS = 1.0  # for the manager and, at the same time, for every probe
 
@@ -51,6 +52,7 @@ class Status:
     manager: str
     problem: str | None  # why the manager could not be asked
     services: list[ServiceStatus]
+    upkeep: Upkeep
 
 
 def read_status(state_dir: Path) -> Status:
@@ -84,6 +86,7 @@ def read_status(state_dir: Path) -> Status:
         manager=state["manager"],
         problem=problem,
         services=found,
+        upkeep=read_upkeep(state),
     )
 
 

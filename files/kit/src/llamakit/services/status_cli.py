@@ -7,16 +7,19 @@ import dataclasses
 import json
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 from llamakit.arguments import Commands
 from llamakit.quantities import duration, size
 from llamakit.services.status import ServiceStatus, Status, read_status
+from llamakit.services.upkeep import Upkeep
 
 EXIT = {"up": 0, "degraded": 1, "stopped": 3}
 NAME_WIDTH = 28
 COLOURS = {"up": 32, "starting": 33, "stopping": 33, "stopped": 0}
 RED = 31
+START = "./console.sh start"
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -33,10 +36,13 @@ def run(options: argparse.Namespace) -> int:
         status = read_status(options.state_dir)
     except FileNotFoundError as error:
         print(
-            f"nothing is installed here: {error.filename} is not there\nRun: ./console.sh start",
+            f"nothing is installed here: {error.filename} is not there\nRun: {START}",
             file=sys.stderr,
         )
         return 3
+    except PermissionError as error:
+        print(f"{error.filename} can't be read by you; ask as root", file=sys.stderr)
+        return 1
     if options.json:
         json.dump(dataclasses.asdict(status), sys.stdout, indent=2)
         print()
@@ -57,18 +63,42 @@ def table(status: Status, *, colour: bool) -> list[str]:
         f"{'MEMORY':>7} {'UP':>9} RESTARTS",
     ]
     lines += [_line(service, colour) for service in status.services]
+    if told := _upkeep(status.upkeep):
+        lines += ["", told]
     if status.problem:
         lines += ["", status.problem]
     notes = [service for service in status.services if service.detail]
     if notes:
         lines.append("")
         lines += [f"{service.name}: {service.detail}" for service in notes]
+    for warning in status.upkeep.warnings:
+        lines += ["", *textwrap.wrap(f"WARNING: {warning}", 80)]
+    start = "systemctl start llamakit.target" if status.upkeep.place == "host" else START
     if status.overall == "stopped":
-        lines += ["", "Nothing runs. Start it with: ./console.sh start"]
+        lines += ["", f"Nothing runs. Start it with: {start}"]
     elif any(service.state in ("crashing", "failed", "unhealthy") for service in status.services):
         worst = next(s for s in status.services if s.state in ("crashing", "failed", "unhealthy"))
-        lines += ["", f"See why with: ./console.sh logs {worst.name}"]
+        lines += ["", f"See why with: {_logs(status, worst.name)}"]
     return lines
+
+
+def _logs(status: Status, name: str) -> str:
+    """The command that shows a service's log, where it is known by which unit."""
+    if status.upkeep.place == "host":
+        return f"journalctl -u llamakit-{name} -n 50"
+    return f"./console.sh logs {name}"
+
+
+def _upkeep(upkeep: Upkeep) -> str:
+    """One line: release, backup and certificate, as far as there are such."""
+    parts = []
+    if upkeep.release is not None:
+        parts.append(f"release {upkeep.release}")
+    if upkeep.backup_age_seconds is not None:
+        parts.append(f"last backup {duration(upkeep.backup_age_seconds)} ago")
+    if upkeep.certificate_days is not None:
+        parts.append(f"certificate good for {max(upkeep.certificate_days, 0)} days")
+    return "   ".join(parts)
 
 
 def _line(service: ServiceStatus, colour: bool) -> str:
