@@ -38,9 +38,10 @@ def socket_path(state_dir: Path) -> Path:
 
 
 def load_services(state_dir: Path) -> dict[str, dict[str, Any]]:
-    """The service definitions by name, in start order."""
+    """The definitions of the services that keep running, by name and in start order."""
     order = {"postgres": 0, "model": 1, "proxy": 2}
-    found = [json.loads(path.read_text()) for path in (state_dir / "services.d").glob("*.json")]
+    written = [json.loads(path.read_text()) for path in (state_dir / "services.d").glob("*.json")]
+    found = [service for service in written if not service.get("schedule")]
     found.sort(key=lambda service: (order[service["kind"]], service["port"]))
     return {service["name"]: service for service in found}
 
