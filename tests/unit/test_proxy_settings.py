@@ -13,6 +13,8 @@ def test_defaults() -> None:
     settings = from_values(NEEDED)
     assert (settings.proxy_host, settings.proxy_port) == ("127.0.0.1", 8001)
     assert (settings.rate_limit, settings.rate_window_seconds) == (60, 60)
+    assert (settings.drain_timeout_seconds, settings.reload_drain_timeout_seconds) == (20, 300)
+    assert (settings.tls, settings.release) == (False, None)
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
@@ -57,6 +59,21 @@ def test_a_line_that_is_no_setting(tmp_path: Path) -> None:
         load({"LLAMAKIT_CONFIG": str(config)})
     with pytest.raises(SettingsError, match=r"console\.sh start"):
         load({"LLAMAKIT_CONFIG": str(tmp_path / "missing.env")})
+
+
+@pytest.mark.parametrize("value", ["yes", "true", "2"])
+def test_tls_is_on_or_off(value: str) -> None:
+    assert from_values({**NEEDED, "LLAMA_PROXY_TLS": "1"}).tls
+    with pytest.raises(SettingsError, match=f"LLAMA_PROXY_TLS is '{value}'; expected 0 or 1"):
+        from_values({**NEEDED, "LLAMA_PROXY_TLS": value})
+
+
+def test_the_release_is_the_folder_of_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "releases" / "4f1d").mkdir(parents=True)
+    (tmp_path / "releases" / "4f1d" / "proxy.env").touch()
+    (tmp_path / "current").symlink_to("releases/4f1d")
+    settings = load({**NEEDED, "LLAMAKIT_CONFIG": str(tmp_path / "current" / "proxy.env")})
+    assert settings.release == "4f1d"
 
 
 def in_folder(path: Path) -> Settings:

@@ -154,6 +154,25 @@ def test_check_config(own: Proxy, tmp_path: Path) -> None:
     result = command(own, "check-config", "--routes", str(wrong))
     assert result.returncode == 2
     assert "at least one backend" in result.stderr
+    # A candidate for the settings, before it replaces what the proxy runs with.
+    candidate = tmp_path / "candidate.env"
+    candidate.write_text("LLAMA_PROXY_QUEUE_LIMIT=few\n")
+    result = command(own, "check-config", "--config", str(candidate))
+    assert result.returncode == 2
+    assert "LLAMA_PROXY_QUEUE_LIMIT is 'few'" in result.stderr
+    candidate.write_text(f"LLAMA_PROXY_ROUTES={wrong}\n")
+    del own.environment["LLAMA_PROXY_ROUTES"]
+    result = command(own, "check-config", "--config", str(candidate))
+    assert "at least one backend" in result.stderr
+    routes = str(own.settings.routes_path)
+    result = command(own, "check-config", "--config", str(candidate), "--routes", routes)
+    assert (result.returncode, result.stderr) == (0, "")
+    (own.settings.secrets_dir / "postgres_proxy_password").rename(tmp_path / "aside")
+    result = command(own, "check-config", "--config", str(candidate), "--routes", routes)
+    assert result.returncode == 2
+    assert "postgres_proxy_password" in result.stderr
+    own.environment["LLAMA_PROXY_ROUTES"] = routes
+    (tmp_path / "aside").rename(own.settings.secrets_dir / "postgres_proxy_password")
     (own.settings.secrets_dir / "llama_api_key").unlink()
     result = command(own, "check-config")
     assert result.returncode == 2
