@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamakit.services.probe import answers
+from llamakit.services.probe import answers, running_release
 from llamakit.services.supervisord import Supervisor, SupervisorUnavailable
 
 START_SECONDS = 10.0
@@ -107,7 +107,8 @@ def apply(
     """Starts what is new or stopped, restarts what changed, removes what is gone.
 
     ``restart`` names services that are restarted although their definitions are the same. Waits
-    until every service of ``names`` answers. Returns the names that were touched; raises
+    until every service of ``names`` answers, and lets those that run another release than their
+    definition has take it up while they run. Returns the names that were touched; raises
     SuperviseError when one does not come up in its own start time.
     """
     services = load_services(state_dir)
@@ -132,6 +133,8 @@ def apply(
             touched.append(name)
     for name in names:
         wait_until_up(supervisor, services[name])
+        if take_up_release(supervisor, services[name]):
+            touched.append(name)
     return sorted(set(touched))
 
 
@@ -151,6 +154,31 @@ def wait_until_up(supervisor: Supervisor, service: dict[str, Any]) -> None:
         time.sleep(0.2)
     raise SuperviseError(
         _story(service, f"{name} did not answer within {service['start_timeout']} seconds")
+    )
+
+
+def take_up_release(supervisor: Supervisor, service: dict[str, Any]) -> bool:
+    """Reloads a service that answers from another release than its own; whether that was needed.
+
+    Raises:
+        SuperviseError: it does not answer from its release in its start time. It goes on as it was.
+    """
+    wanted = service.get("release")
+    if not wanted or running_release(service, timeout=2.0) == wanted:
+        return False
+    supervisor.signal(service["name"], "HUP")
+    deadline = time.monotonic() + service["start_timeout"]
+    while time.monotonic() < deadline:
+        if running_release(service, timeout=2.0) == wanted:
+            wait_until_up(supervisor, service)
+            return True
+        time.sleep(0.2)
+    raise SuperviseError(
+        _story(
+            service,
+            f"{service['name']} did not take up release {wanted} within "
+            f"{service['start_timeout']} seconds",
+        )
     )
 
 

@@ -97,6 +97,10 @@ class Supervisor:
             if "NOT_RUNNING" not in fault.faultString:
                 raise
 
+    def signal(self, name: str, signal: str) -> None:
+        """Sends a signal, such as ``HUP``, to a service's own process."""
+        self._call("signalProcess", name, signal)
+
     def shutdown(self) -> None:
         """Stops every service, then the supervisor itself. Returns at once."""
         self._call("shutdown")
