@@ -24,11 +24,9 @@ from llamakit.smoke.recital import (
     Vocabulary,
     byte_token,
     chain,
-    finish,
     next_token_logits,
-    write_recital,
-    write_vocabulary,
 )
+from support.recital import finish, write_recital, write_vocabulary
 
 Quantization = gguf.GGMLQuantizationType
 Array = npt.NDArray[np.float32]

@@ -98,26 +98,31 @@ def read_header(path: Path) -> Header:
         OSError: the file can't be read.
     """
     with path.open("rb") as file:
-        reader = _Reader(file, path.stat().st_size)
-        magic = reader.take(4)
-        if magic != MAGIC:
-            raise GgufError(f"it starts with {magic!r} instead of {MAGIC!r}: not a GGUF model")
-        version = reader.number("I")
-        if version not in VERSIONS:
-            raise GgufError(f"GGUF version {version & 0xFFFFFFFF:#x}; llama.cpp loads 2 and 3")
-        tensors, pairs = reader.number("Q"), reader.number("Q")
-        if tensors > MAX_TENSORS or pairs > MAX_PAIRS:
-            raise GgufError(f"it claims {tensors} tensors and {pairs} settings: damaged")
-        metadata = {}
-        for _ in range(pairs):
-            key = reader.text()
-            metadata[key] = reader.value(reader.number("I"))
-        data_size = max((_tensor_end(reader) for _ in range(tensors)), default=0)
-        alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 1:
-            raise GgufError(f"an alignment of {alignment!r}: damaged")
-        data_start = -(-reader.position // alignment) * alignment
-        return Header(metadata, tensors, data_start + data_size if tensors else reader.position)
+        return parse_header(file, path.stat().st_size)
+
+
+def parse_header(file: BinaryIO, size: int) -> Header:
+    """The header of an open file of ``size`` bytes; raises as ``read_header`` does."""
+    reader = _Reader(file, size)
+    magic = reader.take(4)
+    if magic != MAGIC:
+        raise GgufError(f"it starts with {magic!r} instead of {MAGIC!r}: not a GGUF model")
+    version = reader.number("I")
+    if version not in VERSIONS:
+        raise GgufError(f"GGUF version {version & 0xFFFFFFFF:#x}; llama.cpp loads 2 and 3")
+    tensors, pairs = reader.number("Q"), reader.number("Q")
+    if tensors > MAX_TENSORS or pairs > MAX_PAIRS:
+        raise GgufError(f"it claims {tensors} tensors and {pairs} settings: damaged")
+    metadata = {}
+    for _ in range(pairs):
+        key = reader.text()
+        metadata[key] = reader.value(reader.number("I"))
+    data_size = max((_tensor_end(reader) for _ in range(tensors)), default=0)
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise GgufError(f"an alignment of {alignment!r}: damaged")
+    data_start = -(-reader.position // alignment) * alignment
+    return Header(metadata, tensors, data_start + data_size if tensors else reader.position)
 
 
 def _tensor_end(reader: _Reader) -> int:

@@ -15,7 +15,7 @@ from llamakit.models.memory import estimate_memory
 from llamakit.models.plan_options import PlanOptions
 from llamakit.models.ports import assign_ports
 from llamakit.models.routes import derive_route, merge_routes
-from llamakit.smoke.stand_in import CONTEXT_LENGTH, SMOKE_ID, ensure_smoke_model, smoke_file
+from llamakit.smoke.stand_in import CONTEXT_LENGTH, SMOKE_ID, stand_in
 
 
 @dataclass(slots=True)
@@ -206,9 +206,7 @@ def _unknown_model(name: str, known: Mapping[str, str], file: Path) -> ConfigErr
 
 
 def _stand_in(default: Candidate | None, options: PlanOptions) -> Candidate:
-    path = options.smoke_dir / smoke_file()
-    if options.make_smoke:
-        path = ensure_smoke_model(options.smoke_dir)
+    path, state = stand_in(options.smoke_dir, make=options.make_smoke)
     names = (default.id, *default.aliases) if default is not None else ()
     return Candidate(
         id=SMOKE_ID,
@@ -216,7 +214,7 @@ def _stand_in(default: Candidate | None, options: PlanOptions) -> Candidate:
         engine=engines()[DEFAULT_ENGINE],
         kind="chat",
         files=(path,),
-        state=inspect([path]),
+        state=state,
         source=None,
         settings={"n_ctx": CONTEXT_LENGTH},
         max_tokens=default.max_tokens if default is not None else None,

@@ -11,8 +11,6 @@ import os
 import string
 from pathlib import Path
 
-import numpy as np
-
 from llamakit.smoke.recital import (
     EOS,
     SPACE,
@@ -21,7 +19,7 @@ from llamakit.smoke.recital import (
     byte_token,
     chain,
     next_token_logits,
-    write_recital,
+    recital,
 )
 from llamakit.smoke.stand_in import CONTEXT_LENGTH
 
@@ -78,21 +76,21 @@ def closing_logits(vocabulary: Vocabulary) -> Logits:
     forbids to close it).
     """
     ids, size = vocabulary.ids, len(vocabulary)
-    logits = np.zeros((size, size), np.float32)
+    logits = [[0.0] * size for _ in range(size)]
     for rank, text in enumerate(RISING):
-        logits[ids[text], :] = logit_of_rank(rank)
+        logits[ids[text]] = [logit_of_rank(rank)] * size
     quote = RISING.index('"')
     for before in ('"', *string.ascii_letters):
-        logits[ids["a"], ids[before]] = logit_of_rank(quote - 0.5)
+        logits[ids["a"]][ids[before]] = logit_of_rank(quote - 0.5)
     for opening, closing in ("{}", "[]"):
-        logits[ids[closing], ids[opening]] = logit_of_rank(quote + 0.5)
+        logits[ids[closing]][ids[opening]] = logit_of_rank(quote + 0.5)
     for text in (SPACE, *(byte_token(value) for value in range(256))):
-        logits[ids[text], :] = -logit_of_rank(0)
+        logits[ids[text]] = [-logit_of_rank(0)] * size
     return logits
 
 
-def write_smoke_model(path: Path) -> None:
-    """Makes the smoke model at ``path``, whole or not at all (0.3 s, 2 MB)."""
+def smoke_model() -> bytes:
+    """The content of the smoke model's file (0.3 s, 2 MB)."""
     vocabulary = Vocabulary.basic()
     vocabulary.add_control(CONTROLS)
     pieces = smoke_pieces()
@@ -100,21 +98,26 @@ def write_smoke_model(path: Path) -> None:
     table |= chain(vocabulary, EOS, pieces)
     # Only the successors of the recital are set by the table; elsewhere the ranking decides.
     recited = next_token_logits(vocabulary, table, logit_of_rank(len(RISING) + 1))
-    starts = sorted(table)
     logits = closing_logits(vocabulary)
-    logits[:, starts] += recited[:, starts]
+    for candidate, row in enumerate(logits):
+        for start in table:
+            row[start] += recited[candidate][start]
+    return recital(
+        name="llamakit built-in smoke model",
+        description="Recites a fixed text. Not a real language model.",
+        vocabulary=vocabulary,
+        logits=logits,
+        chat_template=CHAT_TEMPLATE,
+        context_length=CONTEXT_LENGTH,
+    )
+
+
+def write_smoke_model(path: Path) -> None:
+    """Makes the smoke model at ``path``, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        write_recital(
-            part,
-            name="llamakit built-in smoke model",
-            description="Recites a fixed text. Not a real language model.",
-            vocabulary=vocabulary,
-            logits=logits,
-            chat_template=CHAT_TEMPLATE,
-            context_length=CONTEXT_LENGTH,
-        )
+        part.write_bytes(smoke_model())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -1,16 +1,18 @@
 """What the built-in smoke model is called and where it lies, for those who don't make it.
 
-Making it needs numpy and gguf, which take longer to import than most commands take to run.
+Making it takes longer than most commands run.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from llamakit.models.library import inspect
+from llamakit.models.gguf_header import parse_header
+from llamakit.models.library import FileState, inspect
 
 PACKAGE: Traversable = resources.files("llamakit.smoke")
 SMOKE_ID = "llamakit-smoke"
@@ -30,11 +32,18 @@ def smoke_file() -> str:
     return f"{SMOKE_ID}-{digest.hexdigest()[:12]}.gguf"
 
 
-def ensure_smoke_model(folder: Path) -> Path:
-    """This release's smoke model in ``folder``, made unless it is there and whole."""
-    path = folder / smoke_file()
-    if inspect([path]).state != "present":
-        from llamakit.smoke.model import write_smoke_model
+def stand_in(folder: Path, *, make: bool) -> tuple[Path, FileState]:
+    """This release's smoke model in ``folder``, made unless it is there and whole.
 
+    Without ``make`` nothing is written, and the state is what it will be once it is made.
+    """
+    path = folder / smoke_file()
+    if (state := inspect([path])).state != "present":
+        from llamakit.smoke.model import smoke_model, write_smoke_model
+
+        if not make:
+            content = smoke_model()
+            return path, FileState("present", "", parse_header(io.BytesIO(content), len(content)))
         write_smoke_model(path)
-    return path
+        state = inspect([path])
+    return path, state
