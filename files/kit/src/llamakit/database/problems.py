@@ -26,8 +26,8 @@ ADVICE = (
     ("server version mismatch", "Name the programs of the server's version with --bin-dir."),
     (
         "Is the server running",
-        "Start PostgreSQL: `./console.sh start` here, "
-        "`systemctl start 'postgresql@*-llamakit'` on a host.",
+        "Start PostgreSQL: `./console.sh start` on this machine, `systemctl start postgresql` on a "
+        "host.",
     ),
 )
 
