@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import grp
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import yaml
 
 from llamakit.cli import main
 from llamakit.preflight.checks import INSTALL_BYTES, RESERVE_BYTES, check
-from llamakit.preflight.facts import Disk, Facts
+from llamakit.preflight.facts import Disk, Facts, owning_groups
 from llamakit.preflight.gpu import Gpu, Graphics, find_graphics, gfx_name, read_smi
 from llamakit.preflight.listeners import find_listener
 from llamakit.preflight.ports import busy_ports, cluster_ports
@@ -268,6 +270,15 @@ def test_the_kernels_view_of_an_amd_card(tmp_path: Path) -> None:
     facts = but(graphics=graphics, accelerator="rocm")
     assert facts.kind == "rocmgfx1100-x86_64-debian12"
     assert facts.cmake_flags.endswith("-DGGML_HIP=ON -DAMDGPU_TARGETS=gfx1100")
+
+
+def test_the_groups_of_devices(tmp_path: Path) -> None:
+    gid = os.getgid() or grp.getgrnam("daemon").gr_gid
+    device = tmp_path / "renderD128"
+    device.touch()
+    os.chown(device, -1, gid)
+    devices = [device, Path("/dev/null"), tmp_path / "none"]
+    assert owning_groups(devices) == [grp.getgrgid(gid).gr_name]
 
 
 def test_a_card_without_a_driver_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import platform
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ class Facts:
     memory_available: int  # with what our own services have taken
     accelerator: str
     graphics: Graphics = field(default_factory=Graphics)
+    device_groups: tuple[str, ...] = ()  # whoever is in them may use the devices
     packages_missing: tuple[str, ...] = ()
     installed: bool = False  # the model server's environment is there
     models_disk: Disk = Disk(Path("/"), 0, 0)
@@ -79,6 +82,7 @@ class Facts:
             "accelerator": self.accelerator,
             "cmake_flags": self.cmake_flags,
             "devices": self.graphics.devices_for(self.accelerator),
+            "groups": list(self.device_groups),
             "gpus": [gpu.name for gpu in self.graphics.gpus],
             "python": ".".join(map(str, self.python)),
             "systemd": self.systemd,
@@ -94,6 +98,7 @@ def gather(wants: Wants) -> Facts:
     except OSError:
         release = {}
     graphics = find_graphics()
+    accelerator = _accelerator(wants, graphics)
     environments = [wants.code_dir / "llama_server", wants.state_dir / "llama_server"]
     return Facts(
         distribution=release.get("ID", "linux"),
@@ -104,8 +109,9 @@ def gather(wants: Wants) -> Facts:
         avx2=_has_avx2(),
         memory_total=total_memory(),
         memory_available=available_memory() + _taken_by_models(wants.state_dir),
-        accelerator=_accelerator(wants, graphics),
+        accelerator=accelerator,
         graphics=graphics,
+        device_groups=tuple(owning_groups(map(Path, graphics.devices_for(accelerator)))),
         packages_missing=tuple(_missing(wants.packages)),
         installed=any(any(folder.glob("*/.complete")) for folder in environments),
         models_disk=_disk(wants.models_dir),
@@ -123,6 +129,16 @@ def _accelerator(wants: Wants, graphics: Graphics) -> str:
         return wants.accelerator
     found = graphics.detect()
     return "cuda" if found == "cpu" and wants.gpu_group else found
+
+
+def owning_groups(devices: Iterable[Path]) -> list[str]:
+    """The groups that the device files belong to, where that is not root's."""
+    found = set()
+    for device in devices:
+        with contextlib.suppress(OSError, KeyError):
+            if gid := device.stat().st_gid:
+                found.add(grp.getgrgid(gid).gr_name)
+    return sorted(found)
 
 
 def _systemd() -> int | None:
