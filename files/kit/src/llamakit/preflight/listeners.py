@@ -17,6 +17,7 @@ class Listener:
     pid: int | None
     program: str
     exists: bool = True
+    unit: str = ""  # of systemd, by its control group: llamakit-proxy.service
 
     def __str__(self) -> str:
         if self.pid is not None:
@@ -37,7 +38,8 @@ def find_listener(port: int, proc: Path = Path("/proc")) -> Listener:
     for pid in sorted(pids, reverse=True):
         if inodes & _sockets(proc / str(pid) / "fd"):
             try:
-                return Listener(pid, (proc / str(pid) / "comm").read_text().strip())
+                program = (proc / str(pid) / "comm").read_text().strip()
+                return Listener(pid, program, unit=_unit(proc / str(pid) / "cgroup"))
             except OSError:
                 continue
     return Listener(None, "", exists=bool(inodes))
@@ -53,6 +55,14 @@ def _listening(port: int, proc: Path) -> Iterator[str]:
             fields = line.split()
             if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
                 yield f"socket:[{fields[9]}]"
+
+
+def _unit(groups: Path) -> str:
+    for line in groups.read_text(errors="replace").splitlines():
+        steps = [step for step in line.split("/") if step.endswith(".service")]
+        if steps:
+            return steps[-1]
+    return ""
 
 
 def _sockets(folder: Path) -> set[str]:

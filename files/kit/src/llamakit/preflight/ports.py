@@ -40,7 +40,7 @@ def busy_ports(wants: Wants, plan: dict[str, Any] | None) -> Iterator[Problem]:
         listener = find_listener(port)
         if name == "postgres" and listener.program == "postgres" and port in cluster_ports():
             continue
-        if listener.pid == 1 and _is_our_socket(wants.state_dir, name):
+        if _is_ours(wants.state_dir, name, listener):
             continue
         yield _in_use(wants, name, (host, port), listener)
 
@@ -79,10 +79,17 @@ def cluster_ports(clusters: Path = CLUSTERS) -> set[int]:
     return found
 
 
-def _is_our_socket(state_dir: Path, name: str) -> bool:
-    """True when systemd itself listens for our service, which it starts when it is needed."""
+def _is_ours(state_dir: Path, name: str, listener: Listener) -> bool:
+    """True when a unit of ours listens, or systemd itself for one that it starts when needed.
+
+    That goes beyond the services we have noted: an interrupted run leaves units without a note.
+    """
     try:
         prefix = load_state(state_dir)["unit_prefix"]
+        if listener.unit.startswith(prefix):
+            return True
+        if listener.pid != 1:
+            return False
         result = subprocess.run(
             ["systemctl", "is-active", "--quiet", f"{prefix}{name}.socket"],
             check=False,
