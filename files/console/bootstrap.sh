@@ -21,19 +21,32 @@ prepare_folders() {
   mkdir -p runtime logs data models
 }
 
+# An unpacked bundle brings everything that otherwise comes from the internet, which then is not asked.
+BUNDLE=
+if [[ -f bundle/manifest.json ]]; then
+  BUNDLE=bundle
+  export HF_HUB_OFFLINE=${HF_HUB_OFFLINE-1}
+fi
+
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
 find_python() {
-  local candidate path run=()
+  local candidate path needed='import ensurepip, venv' run=()
+  [[ ! $BUNDLE ]] || needed='import venv'
   ((EUID != 0)) || run=(as_stranger)
   for candidate in python3 /usr/bin/python3 python3.14 python3.13 python3.12 python3.11; do
     path=$(command -v "$candidate") || continue
     path=$("$path" -c 'import sys, os
 if sys.version_info >= (3, 11): print(os.path.realpath(sys.executable))' 2>/dev/null) || continue
     [[ $path ]] || continue
-    if "${run[@]}" "$path" -c 'import ensurepip, venv' 2>/dev/null; then
+    [[ ! $BUNDLE || -f $BUNDLE/python/$(version_of "$path")/controller.tar ]] || continue
+    if "${run[@]}" "$path" -c "$needed" 2>/dev/null; then
       say "$path"
       return
     fi
   done
+  [[ ! $BUNDLE ]] || fail "no usable Python: found $(python3 --version 2>&1 || true); expected one of $(cd bundle/python && echo *), which the
+bundle has packages for. Install one, or make the bundle again with --python VERSION"
   fail "no usable Python: found $(command -v python3 >/dev/null && python3 --version 2>&1 || echo none); expected 3.11 or newer with its venv module,
 that every user may run. Install it, as root:  apt-get install python3 python3-venv"
 }
@@ -58,14 +71,36 @@ bootstrap() {
     lock
     python=$(find_python)
     say "==> Install the controller: Ansible and the kit's own programs, into runtime/"
-    { "$python" -m venv --clear "$CONTROLLER" &&
-      "$CONTROLLER/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        --require-hashes --no-deps --requirement requirements/controller.txt; } ||
-      fail "the controller could not be installed; the reason stands above. It needs 2 GB of room on the disk
-(df -h runtime) and a package index (pip config list). Then run the same command again."
-    install_collections
+    if [[ $BUNDLE ]]; then from_bundle "$python"; else from_index "$python"; fi
     printf %s "$wanted" >"$CONTROLLER/.complete"
   fi
+}
+
+from_index() {
+  { "$1" -m venv --clear "$CONTROLLER" &&
+    "$CONTROLLER/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+      --require-hashes --no-deps --requirement requirements/controller.txt; } ||
+    fail "the controller could not be installed; the reason stands above. It needs 2 GB of room on the disk
+(df -h runtime) and a package index (pip config list). Then run the same command again."
+  install_collections
+}
+
+# The bundle's pip installs, because a bare system's Python has none.
+from_bundle() {
+  local wheels
+  PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$ROOT/files/kit/src "$1" -m llamakit unpack-bundle || exit 1
+  wheels=$RUNTIME/wheels
+  rm -rf "$wheels" "$RUNTIME/collections"
+  mkdir "$wheels"
+  { tar --extract --file "$BUNDLE/python/$(version_of "$1")/controller.tar" --directory "$wheels" &&
+    "$1" -m venv --without-pip --clear "$CONTROLLER" &&
+    PYTHONPATH=$wheels/pip.zip "$CONTROLLER/bin/python" -m pip install --quiet --no-input --no-index \
+      --disable-pip-version-check --find-links "$wheels" --require-hashes --no-deps --no-cache-dir \
+      --requirement requirements/controller.txt &&
+    tar --extract --file "$BUNDLE/collections.tar" --directory "$RUNTIME"; } ||
+    fail "the controller could not be installed; the reason stands above. It needs 1 GB of room on the disk
+(df -h runtime). Then run the same command again."
+  rm -r "$wheels"
 }
 
 # Galaxy first; where it cannot be reached, the same versions out of the PyPI package `ansible`.

@@ -27,6 +27,8 @@ COMMANDS = {
     "gpu-proof": "llamakit.services.gpu_proof",
     "summary": "llamakit.services.summary",
     "doctor": "llamakit.doctor.cli",
+    "bundle": "llamakit.bundle.cli",
+    "unpack-bundle": "llamakit.bundle.unpack_cli",
     "backup": "llamakit.database.cli",
     "backups": "llamakit.database.cli",
     "restore": "llamakit.database.cli",
