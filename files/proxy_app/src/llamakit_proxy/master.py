@@ -148,7 +148,7 @@ class Master:
         worker.kill_at = _FOREVER
         old, self._current, self._candidate = self._current, worker, None
         self._ever_ready = True
-        text = f"worker {worker.pid} serves (release {worker.facts.get('release')})"
+        text = f"worker {worker.pid} serves (release {worker.release})"
         if old is not None:
             old.retire()
             self._leaving.append(old)
@@ -185,7 +185,7 @@ class Master:
             _say(
                 "error",
                 f"the new worker {how} before it could serve, and says why above; worker "
-                f"{self._current.pid} (release {self._current.facts.get('release')}) goes on",
+                f"{self._current.pid} (release {self._current.release}) goes on",
             )
         elif self._ever_ready:
             pause = self._pause()

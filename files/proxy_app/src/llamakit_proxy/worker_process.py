@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from .settings import CONFIG_VARIABLE
 
@@ -51,8 +50,9 @@ class Worker:
         self.channel.setblocking(False)
         self.started = time.monotonic()
         self.kill_at = float("inf")
-        self.replacing = replacing
-        self.facts: dict[str, Any] = {}
+        self.ready = False
+        self.release: str | None = None
+        self.drain_seconds = self.reload_drain_seconds = 0.0
         self._said = b""
 
     @property
@@ -74,15 +74,21 @@ class Worker:
 
     def listen(self) -> bool:
         """Read what it says; whether it has just said that it is ready."""
-        if self.facts:
+        if self.ready:
             return False
         with contextlib.suppress(OSError):
             while data := self.channel.recv(4096):
                 self._said += data
         if not self._said.endswith(b"\n"):
             return False
-        self.facts = json.loads(self._said)
-        return True
+        # What is no such line is not ready, and its time runs out.
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            facts = json.loads(self._said)
+            self.drain_seconds = float(facts["drain_seconds"])
+            self.reload_drain_seconds = float(facts["reload_drain_seconds"])
+            self.release = facts["release"]
+            self.ready = True
+        return self.ready
 
     def go(self) -> None:
         """Have it serve."""
@@ -91,11 +97,11 @@ class Worker:
 
     def retire(self) -> None:
         """Another one serves; it has time for what it has begun."""
-        self._end(signal.SIGUSR1, self.facts["reload_drain_seconds"])
+        self._end(signal.SIGUSR1, self.reload_drain_seconds)
 
     def stop(self) -> None:
         """Nobody serves any more."""
-        self._end(signal.SIGTERM, self.facts["drain_seconds"])
+        self._end(signal.SIGTERM, self.drain_seconds)
 
     def kill(self) -> None:
         """At once; it does not serve, or does not listen."""
