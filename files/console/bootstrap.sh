@@ -87,20 +87,19 @@ from_index() {
 
 # The bundle's pip installs, because a bare system's Python has none.
 from_bundle() {
-  local wheels
+  local from=$RUNTIME/packages
   PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$ROOT/files/kit/src "$1" -m llamakit unpack-bundle || exit 1
-  wheels=$RUNTIME/wheels
-  rm -rf "$wheels" "$RUNTIME/collections"
-  mkdir "$wheels"
-  { tar --extract --file "$BUNDLE/python/$(version_of "$1")/controller.tar" --directory "$wheels" &&
+  rm -rf "$from" "$RUNTIME/collections"
+  mkdir "$from"
+  { tar --extract --file "$BUNDLE/python/$(version_of "$1")/controller.tar" --directory "$from" &&
     "$1" -m venv --without-pip --clear "$CONTROLLER" &&
-    PYTHONPATH=$wheels/pip.zip "$CONTROLLER/bin/python" -m pip install --quiet --no-input --no-index \
-      --disable-pip-version-check --find-links "$wheels" --require-hashes --no-deps --no-cache-dir \
+    PYTHONPATH=$from/pip.zip "$CONTROLLER/bin/python" -m pip install --quiet --no-input --no-index \
+      --disable-pip-version-check --find-links "$from/wheels" --require-hashes --no-deps --no-cache-dir \
       --requirement requirements/controller.txt &&
     tar --extract --file "$BUNDLE/collections.tar" --directory "$RUNTIME"; } ||
     fail "the controller could not be installed; the reason stands above. It needs 1 GB of room on the disk
 (df -h runtime). Then run the same command again."
-  rm -r "$wheels"
+  rm -r "$from"
 }
 
 # Galaxy first; where it cannot be reached, the same versions out of the PyPI package `ansible`.

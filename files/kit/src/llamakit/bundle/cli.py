@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import os
 import platform
@@ -18,7 +19,8 @@ from llamakit.bundle.contents import built_wheels, checkout_files, pack_collecti
 from llamakit.bundle.errors import BundleError
 from llamakit.bundle.manifest import FOLDER, LOCKS, Manifest
 from llamakit.bundle.models import Chosen, choose_models
-from llamakit.bundle.wheels import download_packages, download_source
+from llamakit.bundle.portable import find_library, needed_glibc, with_library
+from llamakit.bundle.wheels import GLIBC, download_packages, download_source
 from llamakit.config.entries import Config
 from llamakit.config.models_file import load_models
 from llamakit.fetch.errors import FetchError
@@ -94,6 +96,7 @@ def make(options: argparse.Namespace) -> int:
                 Member(path, folder / path, f"{Path(path).stem} on Python {python}")
                 for path in download_packages(checkout, folder, python, machine)
             ]
+        wheels = [carry_library(member, machine, folder) for member in wheels]
         say("==> Fetch the sources of llama-cpp-python, for hosts that no wheel here fits")
         source = download_source(checkout, folder, OWN_PYTHON)
         members += [
@@ -116,6 +119,18 @@ def make(options: argparse.Namespace) -> int:
         progress.finish(progress.total)
     tell(out, manifest, wheels, chosen, untracked)
     return 0
+
+
+def carry_library(member: Member, machine: str, folder: Path) -> Member:
+    """The wheel with the library that bare hosts lack, where this machine's one fits them."""
+    library = find_library(machine)
+    if library is None or needed_glibc(library.read_bytes()) > GLIBC:
+        say(f"  {member.source.name}: hosts need the package libgomp1, which is not here to pack")
+        return member
+    out = folder / member.path
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with_library(member.source, library, out)
+    return dataclasses.replace(member, source=out)
 
 
 def versions(given: str) -> list[str]:

@@ -57,7 +57,8 @@ def download_packages(checkout: Path, folder: Path, python: str, machine: str) -
     """
     made = []
     for lock in LOCKS:
-        wheels = folder / "wheels" / python / lock
+        content = folder / "packages" / python / lock
+        wheels = content / "wheels"
         wheels.mkdir(parents=True)
         for name in (lock, "pip"):
             text = (checkout / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
@@ -68,11 +69,13 @@ def download_packages(checkout: Path, folder: Path, python: str, machine: str) -
                 f"requirements/{name}.txt for Python {python} on {machine}",
             )
             chosen.unlink()
-        # A name that needs no version: Python runs pip from it, and pip does not look at it.
-        next(wheels.glob("pip-*.whl")).rename(wheels / "pip.zip")
+        # Python runs pip from it, by a name that needs no version.
+        next(wheels.glob("pip-*.whl")).rename(content / "pip.zip")
         out = folder / packages(python, lock)
         out.parent.mkdir(parents=True, exist_ok=True)
-        pack_folder(wheels, out, [file.name for file in wheels.iterdir()])
+        pack_folder(
+            content, out, ["pip.zip", *(f"wheels/{file.name}" for file in wheels.iterdir())]
+        )
         made.append(packages(python, lock))
     return made
 
@@ -85,7 +88,7 @@ def download_source(checkout: Path, folder: Path, python: str) -> Path:
     """
     tools, source = folder / "tools", folder / "source"
     lock, pin = (checkout / "requirements" / name for name in ("build.txt", "llama_cpp.txt"))
-    wheels = folder / "wheels" / python / "build"
+    wheels = folder / "packages" / python / "build" / "wheels"
     _pip(
         ["install", "--no-index", f"--find-links={wheels}", f"--target={tools}", f"-r{lock}"],
         "requirements/build.txt",

@@ -94,6 +94,13 @@ def fetch_model(
             f"{candidate.id}: {state.detail}\n  expected: the file that path: names\n"
             "  do:       correct path: in config/models.yaml, or put the file there",
         )
+    if environment.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true"):
+        raise FetchError(
+            FetchStatus.UNREACHABLE,
+            f"{candidate.id}: {state.detail}\n  expected: its files, because HF_HUB_OFFLINE is "
+            "set, as it is with a bundle\n"
+            f"  do:       make a bundle that has it: ./console.sh bundle --model {candidate.id}",
+        )
     remotes = remote_files(source, environment)
     for index, (remote, target) in enumerate(zip(remotes, candidate.files, strict=True)):
         if target.exists():
