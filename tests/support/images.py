@@ -7,6 +7,7 @@ for each. The tag is a digest of the recipe, so a changed recipe makes a new ima
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -29,7 +30,9 @@ MASKED = (
     "systemd-networkd-wait-online.service",
     "systemd-modules-load.service",
 )
-CHANGES = ('--change=CMD ["/lib/systemd/systemd"]', "--change=STOPSIGNAL SIGRTMIN+3")
+# systemd hands out credentials through mounts that spread, as they do on a host.
+START = ["/bin/sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd"]
+CHANGES = (f"--change=CMD {json.dumps(START)}", "--change=STOPSIGNAL SIGRTMIN+3")
 
 
 def mirror() -> str:
