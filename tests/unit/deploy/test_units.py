@@ -28,7 +28,7 @@ MODEL = {
     "environment": {"ODD": NASTY}, "memlock": True, "memory_max": "8G", "port": "8010",
 }  # fmt: skip
 GPU = {**MODEL, "name": "llama-gpu", "devices": ["/dev/nvidia0", "/dev/nvidiactl"]}
-ELSEWHERE = {**MODEL, "name": "llama-home", "readable": ["/home/me/a b.gguf"]}
+ELSEWHERE = {**MODEL, "name": "llama-home", "readable": ["/root/a b.gguf"]}
 PROXY = {
     **COMMON, "name": "proxy", "kind": "proxy", "socket": {"host": "::", "port": 8001},
     "reload": ["/bin/kill", "-HUP", "$MAINPID"], "after": ["postgresql.service", "llama-m.1"],
@@ -186,7 +186,7 @@ def test_each_writes_only_where_it_must(host: Path) -> None:
 def test_a_model_in_a_home_is_seen_without_the_home(host: Path) -> None:
     service = section(host / "llamakit-llama-home.service", "Service")
     assert service["ProtectHome"] == ["tmpfs"]
-    assert service["BindReadOnlyPaths"] == ['"/home/me/a b.gguf"']
+    assert service["BindReadOnlyPaths"] == ['"/root/a b.gguf"']
 
 
 def test_a_socket_listens_for_its_service(host: Path) -> None:

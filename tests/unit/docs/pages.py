@@ -71,5 +71,5 @@ def cells(text: str, column: int = 0) -> set[str]:
 def console_commands(text: str) -> Iterator[list[str]]:
     """The arguments of each `./console.sh …` in a text, comments left out."""
     for match in _CONSOLE.finditer(text):
-        if not match[1].startswith(" VERB"):
+        if " VERB" not in match[1]:
             yield shlex.split(match[1].strip(" ;.,…`"), comments=True)

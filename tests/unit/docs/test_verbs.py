@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,40 @@ from unit.docs import pages
 _SCRIPT = pages.page("console.sh")
 
 
-def _verbs() -> dict[str, str]:
-    """Each verb of the table in console.sh, with its arguments."""
+@dataclass(frozen=True)
+class Verb:
+    """A line of the table in console.sh; ``remote`` is its star: it also acts on hosts."""
+
+    arguments: str
+    remote: bool
+
+
+def _verbs() -> dict[str, Verb]:
     table = re.search(r"^VERBS='\n(.*?)^'$", _SCRIPT, re.DOTALL | re.MULTILINE)
     assert table
     cells = (line.split("#") for line in table[1].splitlines())
-    return {verb.strip(): arguments.strip() for verb, arguments, _ in cells}
+    return {
+        verb.strip(): Verb(arguments.strip(), text.strip().startswith("*"))
+        for verb, arguments, text in cells
+    }
+
+
+def _labels(script: str, function: str) -> list[set[str]]:
+    """The verbs of each branch of the last ``case`` in a shell function."""
+    body = re.search(rf"^{function}\(\) {{\n(.*?)^}}", script, re.DOTALL | re.MULTILINE)
+    assert body
+    cases = re.findall(r"case \$verb in\n(.*?)\n  esac", body[1], re.DOTALL)
+    branches = re.findall(r"^ {4}([^\s()*][^()\n]*)\)", cases[-1], re.MULTILINE)
+    return [{verb.strip() for verb in branch.split("|")} for branch in branches]
+
+
+def _split(words: list[str]) -> tuple[bool, list[str]]:
+    """Whether ``-l`` stands before the verb, and the verb with what follows it."""
+    remote = False
+    while words and words[0].startswith("-"):
+        remote |= words[0] == "-l"
+        words = words[2:] if words[0] in ("-l", "-i") else words[1:]
+    return remote, words
 
 
 def test_the_readme_shows_the_help_text() -> None:
@@ -30,26 +59,42 @@ def test_the_readme_shows_the_help_text() -> None:
 
 
 def test_each_verb_of_the_table_is_understood_and_no_other() -> None:
-    cases = re.search(r"case \$verb in\n(.*?)\n  esac", _SCRIPT, re.DOTALL)
-    assert cases
-    labels = re.findall(r"^ {4}([^\s()*][^()\n]*)\)", cases[1], re.MULTILINE)
-    understood = {verb.strip() for label in labels for verb in label.split("|")}
+    understood = set().union(*_labels(_SCRIPT, "here"))
     assert understood - {"-h", "--help"} == set(_verbs())
+
+
+def test_the_starred_verbs_are_understood_for_hosts_and_the_others_refused() -> None:
+    verbs = _verbs()
+    here_alone = {name for name, verb in verbs.items() if not verb.remote} - {"help"}
+    *acting, refused = _labels(pages.page("files/console/hosts.sh"), "there")
+    assert refused == here_alone
+    assert set().union(*acting) == {name for name, verb in verbs.items() if verb.remote}
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
 def test_commands_in_the_documents_use_verbs_that_exist(page: Path) -> None:
     verbs = _verbs()
     for arguments in pages.console_commands(page.read_text(encoding="utf-8")):
-        words = [word for word in arguments if not re.fullmatch(r"-v+", word)]
+        command = f"./console.sh {' '.join(arguments)}"
+        remote, words = _split(arguments)
         if not words:
             continue
         verb, given = words[0], words[1:]
-        assert verb in verbs, f"./console.sh {' '.join(words)}: there is no verb {verb}"
+        assert verb in verbs, f"{command}: there is no verb {verb}"
+        assert verbs[verb].remote or not remote, f"{command}: {verb} does not act on hosts"
         if verb not in ("user", "usage"):
-            known = set(re.findall(r"--?[a-z]+", verbs[verb]))
+            known = set(re.findall(r"--?[a-z]+", verbs[verb].arguments))
             unknown = {word for word in given if word.startswith("-")} - known
-            assert not unknown, f"./console.sh {' '.join(words)}: {verb} has no {unknown}"
+            assert not unknown, f"{command}: {verb} has no {unknown}"
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
+def test_plays_and_scenarios_in_the_documents_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for playbook in re.findall(r"ansible-playbook ([\w/.-]+)", text):
+        assert (pages.ROOT / playbook).is_file(), playbook
+    for scenario in re.findall(r"molecule test -s (\w+)", text):
+        assert (pages.ROOT / f"molecule/{scenario}/molecule.yml").is_file(), scenario
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
@@ -58,7 +103,8 @@ def test_commands_about_users_can_be_parsed(page: Path) -> None:
     commands = parser.add_subparsers()
     users_cli.add_commands(commands)
     usage_cli.add_commands(commands)
-    for arguments in pages.console_commands(page.read_text(encoding="utf-8")):
+    for given in pages.console_commands(page.read_text(encoding="utf-8")):
+        _, arguments = _split(given)
         if arguments[:1] not in (["user"], ["usage"]) or "--help" in arguments:
             continue
         if len(arguments) == 1 or arguments[1] == "…":
