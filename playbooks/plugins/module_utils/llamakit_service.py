@@ -79,6 +79,15 @@ def load(state_dir: str, prefix: str) -> list[Service]:
     return found
 
 
+def save(service: Service, state_dir: str) -> None:
+    """Writes a definition as the role service does."""
+    path = os.path.join(state_dir, "services.d", f"{service.name}.json")
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        file.write(json.dumps(service.definition, indent=4) + "\n")
+    os.chmod(f"{path}.new", 0o644)
+    os.replace(f"{path}.new", path)
+
+
 class Stamps:
     """What each unit was last started with: the files ``UNIT@HASH`` of a folder.
 

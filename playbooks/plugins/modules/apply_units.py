@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llamakit_service import Service, Stamps, load
+from ansible.module_utils.llamakit_service import Service, Stamps, load, save
 from ansible.module_utils.llamakit_systemd import Systemd, SystemdError, Unit
 from ansible.module_utils.llamakit_waiting import Failure, explain, live_releases, wait
 
@@ -25,9 +25,14 @@ description:
     restarts what runs with something else than its definition and its unit's file say. A service
     that differs in its release alone is reloaded. It waits until each answers, and notes last what
     it was started with, so that a run that died is made good by the next one.
+  - V(reloaded) has services take up O(release), which their definitions then name; what does not
+    run will start with it.
   - Two runs at once do one after the other.
 options:
-  action: {type: str, choices: [applied, started, stopped, restarted, removed], default: applied}
+  action:
+    type: str
+    choices: [applied, started, stopped, restarted, reloaded, removed]
+    default: applied
   scope: {type: str, choices: [system, user], description: whose manager has the units}
   prefix: {type: str, description: what the units' names begin with; the target is named by it}
   unit_dir: {type: path, description: where the units' files are}
@@ -36,6 +41,7 @@ options:
   owner: {type: str, description: services whose names begin so and are not in O(services) go}
   services: {type: list, elements: dict, description: the definitions, for V(applied)}
   names: {type: list, elements: str, description: which services a verb means; none is all}
+  release: {type: str, description: for V(reloaded)}
 """
 LOCK_SECONDS = 600.0
 KINDS = (".service", ".socket", ".timer", ".target")
@@ -256,6 +262,20 @@ class Applier:
             self.systemd.act("stop", running)
         return []
 
+    def reloaded(self, names: list[str], release: str) -> list[Failure]:
+        """Has them take up a release; the definitions of those that do name it from then on."""
+        services = [
+            Service({**service.definition, "release": release}, self.prefix)
+            for service in self.chosen(names)
+        ]
+        known = self.systemd.show([service.unit for service in services])
+        failures = self.take_up_releases([s for s in services if known[s.unit].up])
+        failed = [failure.service.name for failure in failures]
+        for service in services:
+            if service.name not in failed and not self.check_mode:
+                save(service, self.state_dir)
+        return failures
+
     def removed(self) -> list[Failure]:
         """Removes every unit and what belongs to it: the mirror of everything above."""
         units = self.units_on_disk()
@@ -311,6 +331,8 @@ def act(applier: Applier, given: dict[str, Any]) -> list[Failure]:
         return applier.applied(given["owner"], services)
     if given["action"] == "removed":
         return applier.removed()
+    if given["action"] == "reloaded":
+        return applier.reloaded(given["names"], given["release"])
     verb = {"started": applier.started, "stopped": applier.stopped}
     return verb.get(given["action"], applier.restarted)(given["names"])
 
@@ -320,7 +342,9 @@ def main() -> None:
         argument_spec={
             "action": {
                 "default": "applied",
-                "choices": ["applied", "started", "stopped", "restarted", "removed"],
+                "choices": [
+                    "applied", "started", "stopped", "restarted", "reloaded", "removed",
+                ],
             },
             "scope": {"choices": ["system", "user"], "required": True},
             "prefix": {"required": True},
@@ -330,6 +354,7 @@ def main() -> None:
             "owner": {"default": ""},
             "services": {"type": "list", "elements": "dict", "default": []},
             "names": {"type": "list", "elements": "str", "default": []},
+            "release": {"default": ""},
         },
         supports_check_mode=True,
     )

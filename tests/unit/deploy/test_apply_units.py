@@ -234,3 +234,16 @@ def test_removing_leaves_nothing_behind(host: Host) -> None:
     assert not (host.folder / "started.d").exists()
     assert not (host.folder / "services.d").exists()
     assert host.apply(action="removed").result["changed"] is False
+
+
+def test_a_release_is_noted_once_the_service_runs_it(host: Host) -> None:
+    definition = host.folder / "services.d" / "web.json"
+    assert host.apply(host.service(release="r1", start_timeout=1)).code == 0
+    bad = host.apply(action="reloaded", names=["web"], release="r2")
+    assert bad.code != 0
+    assert "it runs release r1" in bad.result["msg"]
+    assert json.loads(definition.read_text())["release"] == "r1"
+    # What does not run starts with it.
+    assert host.apply(action="stopped", names=["web"]).code == 0
+    assert host.apply(action="reloaded", names=["web"], release="r2").code == 0
+    assert json.loads(definition.read_text())["release"] == "r2"

@@ -182,6 +182,33 @@ def take_up_release(supervisor: Supervisor, service: dict[str, Any]) -> bool:
     )
 
 
+def reload(state_dir: Path, names: Sequence[str], release: str) -> list[str]:
+    """Lets services take up a release, and notes in their definitions that it is theirs.
+
+    What does not run will start with it. Returns the names of those that took it up; raises
+    SuperviseError when one did not, whose definition then stays as it was.
+    """
+    check_names(state_dir, names)
+    services = load_services(state_dir)
+    supervisor = connect(state_dir)
+    running = supervisor.processes() if supervisor else {}
+    touched = []
+    for name in names:
+        service = services[name] | {"release": release}
+        if supervisor and running[name]["pid"] and take_up_release(supervisor, service):
+            touched.append(name)
+        _write_definition(state_dir / "services.d" / f"{name}.json", service)
+    return touched
+
+
+def _write_definition(path: Path, service: dict[str, Any]) -> None:
+    """As the service role writes it."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(service, indent=4) + "\n")
+    temporary.chmod(0o644)
+    temporary.replace(path)
+
+
 def _story(service: dict[str, Any], what: str) -> str:
     """What happened, the end of the log, and where to look next."""
     log = Path(service["log"])

@@ -12,14 +12,15 @@ from llamakit.services.supervisord import SupervisorUnavailable
 
 
 def add_commands(subcommands: Commands[argparse.ArgumentParser]) -> None:
-    """Adds ``supervise apply|start|stop|restart`` to the kit's command line."""
+    """Adds ``supervise apply|stop|restart|reload`` to the kit's command line."""
     parser = subcommands.add_parser("supervise", help="start, stop and restart local services")
-    parser.add_argument("action", choices=["apply", "stop", "restart"])
+    parser.add_argument("action", choices=["apply", "stop", "restart", "reload"])
     parser.add_argument("names", nargs="*", metavar="SERVICE")
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument(
         "--restart", action="append", default=[], metavar="SERVICE", help="restart it in any case"
     )
+    parser.add_argument("--release", default="", help="what reload has the services take up")
     parser.add_argument("--user", help="the system user that services run as (root only)")
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=run)
@@ -34,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
             )
         elif options.action == "stop":
             changed = supervise.stop(options.state_dir, options.names)
+        elif options.action == "reload":
+            changed = supervise.reload(options.state_dir, options.names, options.release)
         else:
             changed = supervise.restart(options.state_dir, options.names)
     except (supervise.SuperviseError, SupervisorUnavailable) as error:
