@@ -96,7 +96,7 @@ def test_killing_what_is_no_service_heals_too(
     running = describe(three.processes())
     assert sum("supervisor.supervisord" in line for line in running) == 1, running
     assert sum("watchdog.py" in line for line in running) == 1, running
-    assert sum("llamakit.server.launch" in line for line in running) == 3, running
+    assert sum("llamakit_server.launch" in line for line in running) == 3, running
 
 
 def watching(checkout: Checkout) -> bool:

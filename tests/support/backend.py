@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-KIT = Path(__file__).parents[2] / "files" / "kit" / "src"
+SERVER = Path(__file__).parents[2] / "files" / "server" / "src"
 KEY = "canary-backend-key-4f1d"
 _START_SECONDS = 60
 
@@ -36,12 +36,12 @@ class Backend:
         """Start and wait until the model is loaded, which is when the port opens."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "llamakit.server.launch", str(self.config)],
+                [sys.executable, "-m", "llamakit_server.launch", str(self.config)],
                 stdout=log,
                 stderr=log,
                 env={
                     "PATH": os.environ["PATH"],
-                    "PYTHONPATH": str(KIT),
+                    "PYTHONPATH": str(SERVER),
                     "LLAMAKIT_SECRETS_DIR": str(self.config.parent / "secrets"),
                 },
             )

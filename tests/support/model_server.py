@@ -14,7 +14,7 @@ import httpx
 
 from llamakit.engines import Request, engines
 from llamakit.models.gguf_header import read_header
-from support.backend import KIT, free_port, write_key
+from support.backend import SERVER, free_port, write_key
 
 KEY = "backend-key"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -73,9 +73,9 @@ def launch(config: Path, **environment: str) -> subprocess.Popen[bytes]:
     secrets = {"LLAMAKIT_SECRETS_DIR": str(config.parent / "secrets")}
     with config.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "llamakit.server.launch", str(config)],
+            [sys.executable, "-m", "llamakit_server.launch", str(config)],
             cwd=config.parent,
-            env={**os.environ, "PYTHONPATH": str(KIT), **secrets, **environment},
+            env={**os.environ, "PYTHONPATH": str(SERVER), **secrets, **environment},
             stdout=log,
             stderr=log,
         )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llamakit.cli import main
-from llamakit.server.load_log import LoadLog, proof_file, write_proof
+from llamakit_server.load_log import LoadLog, proof_file, write_proof
 from llamakit.services import gpu_proof
 from llamakit.services.gpu_proof import judge, weigh
 

@@ -137,7 +137,7 @@ def server_settings(host: str, port: int) -> dict[str, Any]:
 ENGINE = Engine(
     name="llama_cpp_python",
     requirement="llama-cpp-python==0.3.36",
-    command=("-m", "llamakit.server.launch"),
+    command=("-m", "llamakit_server.launch"),
     # Every other route waits for the model's lock; this one needs neither lock nor key.
     probe={"type": "http", "path": "/openapi.json"},
     capacity=1,

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from llamakit.arguments import Commands
-from llamakit.server.load_log import proof_file
 from llamakit.services.running import running_services
 
 SMI_SECONDS = 20.0
@@ -59,7 +58,7 @@ class Verdict:
 def judge(service: Mapping[str, Any], run_dir: Path) -> Verdict | None:
     """The verdict on a running model server; None when nothing of it belongs on a GPU."""
     model = service["model"]
-    file = proof_file(run_dir, model)
+    file = run_dir / f"gpu-{model}.json"  # written by llamakit_server.load_log
     try:
         proof = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Starts one llama_cpp.server: ``python -m llamakit.server.launch CONFIG.json``.
+"""Starts one llama_cpp.server: ``python -m llamakit_server.launch CONFIG.json``.
 
 Runs inside the model server's own environment, which has llama-cpp-python and nothing of ours. The
 server's key is the file ``llama_api_key`` in the folder that CREDENTIALS_DIRECTORY (systemd) or
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llamakit.server.load_log import listening, proof_file, write_proof
+from llamakit_server.load_log import listening, proof_file, write_proof
 
 EXIT_CONFIG, EXIT_PORT, EXIT_MODEL = 2, 3, 4
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Loads the model and serves until a signal ends the process."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        stop(EXIT_CONFIG, "usage: python -m llamakit.server.launch CONFIG.json")
+        stop(EXIT_CONFIG, "usage: python -m llamakit_server.launch CONFIG.json")
     config_file = Path(arguments[0])
     config = read_config(config_file)
     config["api_key"] = read_key()
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def stop(status: int, message: str) -> NoReturn:
     """Ends the process with one plain line instead of a traceback."""
-    print(f"llamakit.server.launch: {message}", file=sys.stderr, flush=True)
+    print(f"llamakit_server.launch: {message}", file=sys.stderr, flush=True)
     sys.exit(status)
 
 
@@ -137,7 +137,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def serve(config: dict[str, Any], listener: socket.socket, proof: Path) -> None:
     """Loads the model, then answers on the listener until SIGTERM or SIGINT."""
-    from llamakit.server import patches
+    from llamakit_server import patches
 
     patches.apply()
     import uvicorn
@@ -162,7 +162,7 @@ def serve(config: dict[str, Any], listener: socket.socket, proof: Path) -> None:
                 "  what to do: run `./console.sh models` (it checks the file), or set "
                 "`verbose: true` for this model in config/models.yaml to see all its messages",
             )
-    print(f"llamakit.server.launch: loaded {model['model']}", file=sys.stderr, flush=True)
+    print(f"llamakit_server.launch: loaded {model['model']}", file=sys.stderr, flush=True)
     tell_layers(heard.proof(settings.models[0].n_gpu_layers, supported=gpu_support()), proof)
     log_config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     log_config["formatters"]["default"]["fmt"] = "%(asctime)s %(levelname)s %(message)s"
@@ -189,7 +189,7 @@ def tell_layers(proof: dict[str, Any], file: Path) -> None:
     if proof["wanted"]:
         told = ", ".join(f"{name} {size:.0f} MiB" for name, size in proof["devices"].items())
         print(
-            f"llamakit.server.launch: {proof['offloaded']} of {proof['layers'] or 'all'} layers "
+            f"llamakit_server.launch: {proof['offloaded']} of {proof['layers'] or 'all'} layers "
             f"on the GPU ({told or proof['refusal'] or 'llama.cpp found none'})",
             file=sys.stderr,
             flush=True,
@@ -199,7 +199,7 @@ def tell_layers(proof: dict[str, Any], file: Path) -> None:
             write_proof(file, proof)
         except OSError as error:
             print(
-                f"llamakit.server.launch: can't write {file}: {error.strerror}",
+                f"llamakit_server.launch: can't write {file}: {error.strerror}",
                 file=sys.stderr,
                 flush=True,
             )

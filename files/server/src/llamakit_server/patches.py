@@ -31,7 +31,7 @@ def apply() -> None:
     llama_cpp = module("llama_cpp")
     if llama_cpp.__version__ != EXPECTED_VERSION:
         print(
-            f"llamakit.server.launch: llama-cpp-python is {llama_cpp.__version__}, "
+            f"llamakit_server.launch: llama-cpp-python is {llama_cpp.__version__}, "
             f"its patches were written for {EXPECTED_VERSION}",
             file=sys.stderr,
         )
