@@ -18,9 +18,10 @@ _OTHER_NAMES = {
     "llamakit_proxy",
     "llamakit_before_",
     "llamakit_queued",
+    "llamakit_server",
     "service_tier",
 }
-"""Roles and databases of PostgreSQL, a metric, a parameter of requests."""
+"""Roles and databases of PostgreSQL, a metric, a package, a parameter of requests."""
 
 
 def _of_all_hosts() -> dict[str, object]:
