@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The tests of the kit itself. `./console.sh test [unit|proxy|cli|all]` prepares the controller and
-# comes here. The last line is pytest's own; the exit status is 0 only when everything passed.
+# The tests of the kit itself. `./console.sh test [unit|proxy|cli|molecule|all|setup]` prepares the
+# controller and comes here. The exit status is 0 only when everything that ran has passed.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
@@ -63,6 +63,37 @@ prepare_llama_cpp() {
   export LLAMAKIT_WHEELHOUSE
 }
 
+# Molecule's hosts are containers with a systemd of their own, made from the distribution's packages.
+prepare_containers() {
+  local program missing=()
+  for program in podman runc mmdebstrap; do
+    command -v "$program" >/dev/null || missing+=("$program")
+  done
+  ((${#missing[@]})) || return 0
+  if ((EUID == 0)) && command -v apt-get >/dev/null; then
+    say "==> Install ${missing[*]}, for the hosts that molecule makes"
+    apt-get update --quiet --quiet &&
+      DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --yes --no-install-recommends \
+        "${missing[@]}" iptables netavark aardvark-dns >"$RUNTIME/apt.log" 2>&1 && return 0
+    say "  that failed, see $RUNTIME/apt.log"
+  fi
+  say "The hosts of the layer molecule need root, and ${missing[*]}. As root: apt-get install ${missing[*]}"
+  return 1
+}
+
+may_use_containers() {
+  ((EUID == 0)) || { say 'The layer molecule makes containers with a systemd in them, as root alone can.'; return 1; }
+  prepare_containers
+}
+
+# The scenario's hosts go, whatever becomes of it.
+run_molecule() {
+  say '==> molecule test -s default'
+  if molecule test -s default; then return 0; fi
+  molecule destroy -s default >/dev/null 2>&1 || true
+  return 1
+}
+
 # check NAME COMMAND...: what it finds is shown at once, and counts at the end.
 check() {
   local name=$1
@@ -74,17 +105,19 @@ check() {
 lint() {
   check ruff ruff check --quiet --output-format concise .
   check mypy mypy --no-error-summary --hide-error-context files/*/src playbooks/plugins tests
-  check shellcheck shellcheck ./*.sh bin/*.sh tests/*.sh .ci/run
+  check shellcheck shellcheck --external-sources ./*.sh files/console/*.sh bin/*.sh tests/*.sh .ci/run
   check yamllint yamllint --strict .
   check ansible-lint ansible-lint -q --nocolor
 }
 
 main() {
-  local layers status=0
+  local layers=() molecule='' status=0
   case ${1:-all} in
-    all) layers=(unit proxy cli) ;;
+    all) layers=(unit proxy cli) molecule=1 ;;
     unit | proxy | cli) layers=("$1") ;;
-    *) fail "expected unit, proxy, cli or all; found $1" 2 ;;
+    molecule) molecule=1 ;;
+    setup) ;;
+    *) fail "expected unit, proxy, cli, molecule, all or setup; found $1" 2 ;;
   esac
   [[ -x $CONTROLLER/bin/python ]] || fail 'the controller is missing. Run: ./console.sh test'
 
@@ -95,9 +128,21 @@ main() {
   export HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis
   export ANSIBLE_CONFIG=$ROOT/ansible.cfg ANSIBLE_HOME=$RUNTIME/ansible
 
+  if [[ ${1-} == setup ]]; then
+    may_use_containers
+    say 'Everything that the tests need is here. To use the tools by hand: . runtime/test/bin/activate'
+    exit 0
+  fi
   [[ ${layers[*]} != *unit* ]] || lint
-  say "==> pytest ${layers[*]/#/tests/}"
-  pytest -o "cache_dir=$CACHE/pytest" "${layers[@]/#/tests/}" || status=$?
+  if ((${#layers[@]})); then
+    say "==> pytest ${layers[*]/#/tests/}"
+    pytest -o "cache_dir=$CACHE/pytest" "${layers[@]/#/tests/}" || status=$?
+  fi
+  if [[ $molecule ]]; then
+    if may_use_containers; then run_molecule || FAILED+=(molecule)
+    elif [[ ${1-} == molecule ]]; then FAILED+=(molecule)
+    else say '==> The layer molecule was left out, for the reason above.'; fi
+  fi
   ((${#FAILED[@]} == 0)) || fail "these checks failed, see above: ${FAILED[*]}"
   exit "$status"
 }
