@@ -190,7 +190,7 @@ def main() -> None:
         changed=bool(writer.written or writer.removed),
         written=writer.written,
         removed=writer.removed,
-        diff=writer.diffs,
+        diff=writer.diffs if module._diff else [],
     )
 
 
