@@ -22,7 +22,7 @@ def client(host: Host) -> Iterator[openai.OpenAI]:
     user = f"test-{secrets.token_hex(4)}"
     with host.openai(host.new_key(user)) as client:
         yield client
-    host.run(f"llamakit-users user delete --username {user}")
+    host.run(f"llamakit-users user delete --yes --username {user}")
 
 
 def test_the_models_answer(client: openai.OpenAI) -> None:
@@ -39,7 +39,7 @@ def test_no_key_no_answer(host: Host) -> None:
     with host.http() as http:
         refused = http.get("/v1/models")
         assert refused.status_code == 401
-        assert refused.json()["error"]["code"] == "missing_api_key"
+        assert refused.json()["error"]["code"] == "invalid_api_key"
     with host.http("sk-lk-wrong-wrong") as http:
         assert http.get("/v1/models").status_code == 401
 
