@@ -1,0 +1,42 @@
+"""What runs comes back: after kill -9, after a reboot, out of a backup."""
+
+from __future__ import annotations
+
+import json
+
+from support.hosts import Host, play, wait_for
+
+
+def test_whatever_is_killed_comes_back(host: Host) -> None:
+    for name, pid in host.pids().items():
+        host.run(f"kill -9 {pid}")
+        wait_for(lambda name=name, pid=pid: host.pids()[name] not in (0, pid), 30)  # type: ignore[misc]
+    cluster = host.run("pg_lsclusters --no-header").split()
+    host.run(f"kill -9 $(head -1 {cluster[5]}/postmaster.pid)")
+    wait_for(host.up, 90)
+
+
+def test_the_keys_of_a_backup_are_back_after_a_restore(host: Host) -> None:
+    key = host.new_key("kept")
+    play("playbooks/backup.yml", hosts=host.name)
+    backups = json.loads(host.run("llamakit backups --json --settings /etc/llamakit/database.json"))
+    assert backups, "a backup was made and is not listed"
+    host.run("llamakit-users user delete --username kept --yes")
+    late = host.new_key("late")
+    with host.http(key) as gone, host.http(late) as new:
+        wait_for(lambda: gone.get("/v1/models").status_code == 401, 5)
+        assert new.get("/v1/models").status_code == 200
+        play("playbooks/restore.yml", hosts=host.name, backup="latest", llamakit_confirm="restore")
+        wait_for(lambda: gone.get("/v1/models").status_code == 200, 30)
+        wait_for(lambda: new.get("/v1/models").status_code == 401, 30)
+    host.run("llamakit-users user delete --username kept --yes")
+    assert not host.status().get("upkeep", {}).get("warnings")
+
+
+def test_everything_runs_again_after_a_reboot(host: Host) -> None:
+    key = host.new_key("rebooted")
+    host.restart()
+    wait_for(host.up, 120)
+    with host.openai(key) as client:
+        assert [model.id for model in client.models.list()] == ["script", "embed"]
+    host.run("llamakit-users user delete --username rebooted --yes")
