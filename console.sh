@@ -31,7 +31,7 @@ rollback     #                                  # *go back to the release of the
 upgrade      #                                  # *a backup, then start: for a new checkout
 verify       #                                  # *prove it again: a token from each model, a refusal without a key
 doctor       #                                  # look for what could go wrong on this machine
-bundle       # [--model M] [--python V] [--out F] # one archive to deploy from without internet
+bundle       # [--model M --python V --out F]   # one archive to deploy from without internet
 test         # [unit|proxy|cli|molecule|all]    # the tests of the kit itself; "test setup" only prepares them
 uninstall    # [--purge] [--yes]                # *remove it; --purge also removes models, users and keys
 help         #                                  # this text
