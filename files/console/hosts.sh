@@ -10,6 +10,8 @@ json_list() { "$CONTROLLER/bin/python" -c 'import json, sys; print(json.dumps(sy
 there() {
   local verb=$1
   shift
+  # A host has no folder of this name, and a user there may not be able to make it.
+  unset ANSIBLE_REMOTE_TEMP
   [[ $INVENTORY != inventory/localhost.yml ]] || INVENTORY=inventory/hosts.yml
   [[ $INVENTORY == /* || -e $INVENTORY ]] || INVENTORY=$STARTED_IN/$INVENTORY
   [[ -e $INVENTORY ]] || fail "there is no inventory $INVENTORY. List your hosts in inventory/hosts.yml, or name another with -i"
