@@ -108,20 +108,18 @@ def ports(where: Where, plan: dict[str, Any]) -> Iterator[Finding]:
 
 def secrets(where: Where) -> Iterator[Finding]:
     """Nobody but the services' user may read keys and passwords."""
-    folders = [where.secrets_dir, where.state_dir / "models.d"]
-    present = [folder for folder in folders if folder.is_dir()]
-    open_to_others = []
-    for folder in present:
-        try:
-            files = list(folder.iterdir())
-        except PermissionError:
-            yield Finding("ok", "secrets", f"{folder} is closed to us, as it should be")
-            return
-        open_to_others += [f for f in files if stat.S_IMODE(f.stat().st_mode) & 0o077]
+    if not where.secrets_dir.is_dir():
+        return
+    try:
+        files = list(where.secrets_dir.iterdir())
+    except PermissionError:
+        yield Finding("ok", "secrets", f"{where.secrets_dir} is closed to us, as it should be")
+        return
+    open_to_others = [f for f in files if stat.S_IMODE(f.stat().st_mode) & 0o077]
     if open_to_others:
         names = " ".join(str(file) for file in open_to_others)
         yield Finding("fail", "secrets", f"others can read {names}", f"chmod 600 {names}")
-    elif present:
+    else:
         yield Finding("ok", "secrets", "readable by the services' user alone")
 
 
