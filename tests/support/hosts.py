@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import ssl
 import subprocess
 import time
@@ -151,23 +152,10 @@ def play(
     expect: int = 0,
     **variables: Any,
 ) -> Run:
-    """Runs a playbook against the scenario's hosts and expects that exit status.
-
-    The settings of Ansible are in the environment, where Molecule has put them.
-    """
-    if checkout != CHECKOUT:
-        variables["llamakit_checkout"] = str(checkout)
-    command = [
-        "ansible-playbook",
-        *(f"--inventory={folder}" for folder in (FOLDER / "inventory", INVENTORY)),
-        f"--limit={hosts}",
-        f"--extra-vars={json.dumps(variables)}",
-        *arguments,
-        str(checkout / playbook),
-    ]
+    """Runs a playbook against the scenario's hosts and expects that exit status."""
     began = time.monotonic()
     run = subprocess.run(
-        command,
+        command(playbook, *arguments, hosts=hosts, checkout=checkout, **variables),
         cwd=checkout,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -178,6 +166,30 @@ def play(
     result = Run(run.returncode, run.stdout + run.stderr, time.monotonic() - began)
     assert result.code == expect, f"exit status {result.code}, expected {expect}:\n{result.output}"
     return result
+
+
+def command(
+    playbook: str,
+    *arguments: str,
+    hosts: str = "all",
+    checkout: Path = CHECKOUT,
+    **variables: Any,
+) -> list[str]:
+    """What runs a playbook. The settings of Ansible are in the environment, by Molecule."""
+    inventory = checkout / INVENTORY.relative_to(CHECKOUT)
+    if checkout != CHECKOUT:
+        variables["llamakit_checkout"] = str(checkout)
+        if not inventory.exists():
+            # The hosts of this checkout, with that one's variables.
+            shutil.copytree(INVENTORY, inventory, symlinks=True)
+    return [
+        "ansible-playbook",
+        *(f"--inventory={folder}" for folder in (FOLDER / "inventory", inventory)),
+        f"--limit={hosts}",
+        f"--extra-vars={json.dumps(variables)}",
+        *arguments,
+        str(checkout / playbook),
+    ]
 
 
 def _environment(checkout: Path) -> dict[str, str]:

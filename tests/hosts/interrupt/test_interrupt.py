@@ -1,0 +1,73 @@
+"""A deployment killed at ten points, then run to its end, is the same as one that was not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+
+from support.hosts import Host, command, play
+
+KILLS = 10
+# Into the task, so that most kills hit one at work.
+LATER_SECONDS = 0.7
+SECRETS = {
+    name: f"the-same-on-both-{name}"
+    for name in ("llama_api_key", "postgres_admin_password", "postgres_proxy_password")
+}
+# Everything that the kit has put there, with its content; what only tells of the past is left out.
+STATE = (
+    "find /etc/llamakit /opt/llamakit /var/lib/llamakit /usr/local/bin /etc/systemd/system "
+    "/etc/postgresql -xdev \\( -name __pycache__ -o -path /var/lib/llamakit/backups -o "
+    "-path /var/lib/llamakit/run -o -path '*/started.d' \\) -prune -o \\( -type f -o -type l \\) "
+    "-printf '%y %m %u:%g %p %l ' -exec sh -c 'sha256sum < \"$0\" | cut -c1-16' {} \\; | sort"
+)
+
+
+def kill_at(task: int) -> bool:
+    """Runs the deployment and kills it in its task of that number; False when it ended before."""
+    process = subprocess.Popen(
+        command("site.yml", hosts="killed", llamakit_secrets_given=SECRETS),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    seen = 0
+    for line in process.stdout:
+        seen += line.startswith("TASK [")
+        if seen == task:
+            time.sleep(LATER_SECONDS)
+            break
+    ended = process.poll() is not None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.close()
+    process.wait()
+    return not ended
+
+
+def state(host: Host) -> list[str]:
+    """The kit's files on a host, whatever its name."""
+    return [
+        line.replace(host.container, "HOST").replace(host.name, "HOST")
+        for line in host.lines(STATE)
+    ]
+
+
+def test_it_ends_as_if_it_had_not_been_killed(hosts: list[Host]) -> None:
+    killed, clean = sorted(hosts, key=lambda host: host.name, reverse=True)
+    run = play(hosts="clean", llamakit_secrets_given=SECRETS)
+    tasks = len(re.findall(r"^TASK \[", run.output, re.MULTILINE))
+    for number in range(1, KILLS + 1):
+        assert kill_at(number * tasks // (KILLS + 1)), f"kill {number} came too late"
+    play(hosts="killed", llamakit_secrets_given=SECRETS)
+    assert set(play(llamakit_secrets_given=SECRETS).changed.values()) == {0}
+    assert killed.services() == clean.services()
+    assert killed.up()
+    assert state(killed) == state(clean)

@@ -1,0 +1,50 @@
+"""A deployment that is removed, first without and then with what people made in it."""
+
+from __future__ import annotations
+
+import re
+
+from support.hosts import Host, play
+from support.snapshot import bare, take
+
+# What may differ from the bare host, and why.
+ALLOWED = {
+    r"/var/(log|cache|lib/(apt|dpkg|systemd|ucf|python))(/|$)": "what the system keeps of its own",
+    r"/etc/(ld\.so\.cache|(passwd|group|shadow|gshadow|subuid|subgid)-?|\.pwd\.lock)$": "rewritten "
+    "by adding and removing users and packages",
+    r"/(root|tmp|var/tmp)(/|$)": "Ansible's and systemd's temporary files",
+    r"/usr/(lib|share)/python3(/|$).*__pycache__": "what Python has compiled",
+}
+
+
+def differences(host: Host) -> list[str]:
+    """What is there and was not, or was and is not; without what is allowed."""
+    before, after = bare(host), take(host)
+    found = []
+    for kind, lines in before.items():
+        for sign, some in (
+            ("-", set(lines) - set(after[kind])),
+            ("+", set(after[kind]) - set(lines)),
+        ):
+            found += [f"{kind}: {sign} {line}" for line in sorted(some)]
+    return [line for line in found if not any(re.search(path, line) for path in ALLOWED)]
+
+
+def test_without_purge_people_and_their_keys_stay(hosts: list[Host]) -> None:
+    keys = {host.name: host.new_key("stays") for host in hosts}
+    play("playbooks/uninstall.yml")
+    for host in hosts:
+        assert host.lines("systemctl list-unit-files 'llamakit*' --plain --no-legend") == []
+        assert host.lines("pgrep --uid llamakit || true") == []
+        assert host.lines("ls -d /opt/llamakit /usr/local/bin/llamakit* 2>/dev/null || true") == []
+    play()
+    for host in hosts:
+        with host.openai(keys[host.name]) as client:
+            assert [model.id for model in client.models.list()] == ["script", "embed"]
+
+
+def test_with_purge_the_host_is_as_it_was(hosts: list[Host]) -> None:
+    play("playbooks/uninstall.yml", llamakit_purge=True)
+    assert {host.name: differences(host) for host in hosts} == {host.name: [] for host in hosts}
+    # There is nothing left to remove, and that is no fault.
+    play("playbooks/uninstall.yml", llamakit_purge=True)
