@@ -43,9 +43,7 @@ def deploy(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_host_has_no_network(host: Host) -> None:
-    links = [json.loads(host.run("ip -j link"))[0]["ifname"]]
-    assert links == ["lo"]
-    assert len(json.loads(host.run("ip -j link"))) == 1
+    assert [link["ifname"] for link in json.loads(host.run("ip -j link"))] == ["lo"]
 
 
 def test_every_service_is_up(host: Host) -> None:
@@ -59,7 +57,7 @@ def test_the_host_proves_itself(host: Host) -> None:
 def test_a_person_gets_an_answer(host: Host) -> None:
     key = host.run("llamakit-users user create --username airgap").split()[-1]
     host.run(f"cat >/tmp/ask.py <<'EOF'{ASK}EOF")
-    assert host.run(f"python3 /tmp/ask.py <<<'{key}'").startswith("The quick brown")
+    assert host.run(f"echo {key} | python3 /tmp/ask.py").startswith("The quick brown")
 
 
 def test_no_package_was_installed(host: Host) -> None:

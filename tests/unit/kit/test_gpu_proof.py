@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from llamakit.cli import main
-from llamakit_server.load_log import LoadLog, proof_file, write_proof
 from llamakit.services import gpu_proof
 from llamakit.services.gpu_proof import judge, weigh
+from llamakit_server.load_log import LoadLog, proof_file, write_proof
 
 # As llama.cpp writes them; the numbers are those of a 12 GB card.
 CUDA = """\
