@@ -22,13 +22,15 @@ SECRETS = ("llama_api_key", "postgres_superuser_password", "postgres_admin_passw
 # What start prints just before the moments at which it is killed.
 MOMENTS = [
     "==> Install the controller",
-    "Ensure the secrets exist",
+    "Ensure the folders exist",
     "Create the Python environment for postgresql",
     "Make the cluster",
     "Bring up postgres",
     "Create the Python environment for llama_server",
     "Bring up llama-",
+    "Write the release",
     "Ensure the database and its roles exist",
+    "Point to the release",
     "==> Prove that it works",
 ]
 AT_WORK = "another ./console.sh is at work"
