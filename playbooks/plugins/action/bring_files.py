@@ -33,8 +33,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if missing and needed > missing[0][1]["free"]:
             first, at = missing[0]
             raise AnsibleActionFail(
-                f"These files need {needed / 1e9:.1f} GB more on the disk of {first['dest']}, which "
-                f"has {at['free'] / 1e9:.1f} GB free. Make room, and run the same command again; "
+                f"These files need {needed / 1e9:.1f} GB more on the disk of {first['dest']}, "
+                f"which has {at['free'] / 1e9:.1f} GB free. Make room, and run the same command again; "
                 "nothing was copied."
             )
         if not self._task.check_mode:
