@@ -34,8 +34,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             first, at = missing[0]
             raise AnsibleActionFail(
                 f"These files need {needed / 1e9:.1f} GB more on the disk of {first['dest']}, "
-                f"which has {at['free'] / 1e9:.1f} GB free. Make room, and run the same command again; "
-                "nothing was copied."
+                f"which has {at['free'] / 1e9:.1f} GB free. Nothing was copied. "
+                "Make room, and run the same command again."
             )
         if not self._task.check_mode:
             for file, at in missing:
