@@ -55,7 +55,7 @@ def test_the_host_proves_itself(host: Host) -> None:
 
 
 def test_a_person_gets_an_answer(host: Host) -> None:
-    key = host.run("llamakit-users user create --username airgap-{os.getpid()}").split()[-1]
+    key = host.run(f"llamakit-users user create --username airgap-{os.getpid()}").split()[-1]
     host.run(f"cat >/tmp/ask.py <<'EOF'{ASK}EOF")
     assert host.run(f"echo {key} | python3 /tmp/ask.py").startswith("The quick brown")
 
