@@ -99,6 +99,7 @@ export PIP_CACHE_DIR=${PIP_CACHE_DIR:-$RUNTIME/cache/pip} PIP_ROOT_USER_ACTION=i
 play() {
   local playbook=$1 callback=llamakit_progress
   shift
+  [[ ! $HOSTS ]] || check_hosts
   ((${#VERBOSE[@]} == 0)) || callback=default
   ANSIBLE_STDOUT_CALLBACK=$callback "$CONTROLLER/bin/ansible-playbook" --inventory "$INVENTORY" \
     ${HOSTS:+--limit "$HOSTS"} "${VERBOSE[@]}" "$@" "$playbook" || exit 1

@@ -4,6 +4,15 @@
 # What the hosts answer, without the progress of the play around it.
 ask() { LLAMAKIT_ANSWERS_ONLY=1 play "$@"; }
 
+# That there are such hosts, and that somebody has put in where they are.
+check_hosts() {
+  local found example='"ansible_host": "(192[.]0[.]2[.][0-9]+)"'
+  found=$("$CONTROLLER/bin/ansible-inventory" --inventory "$INVENTORY" --limit "$HOSTS" --list 2>/dev/null) || return 0
+  [[ $found == *'"hosts": ['* ]] || fail "there is no host or group $HOSTS with hosts in $INVENTORY. See what there is:
+  runtime/controller/bin/ansible-inventory --inventory $INVENTORY --graph"
+  [[ ! $found =~ $example ]] || fail "$INVENTORY still has ${BASH_REMATCH[1]}, the address of the example; expected your host's. Put it there."
+}
+
 # A list as the JSON that -e takes; the words are people's and may hold anything.
 json_list() { "$CONTROLLER/bin/python" -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@"; }
 

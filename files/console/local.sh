@@ -96,6 +96,7 @@ backup() { takes_none "$@"; database backup; }
 
 upgrade() {
   takes_none "$@"
+  installed
   bootstrap
   lock
   database backup

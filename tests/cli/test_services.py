@@ -118,7 +118,7 @@ def test_everything_killed_at_once_starts_again(three: Checkout) -> None:
 
 
 def test_settings_that_an_interrupted_start_left_are_put_right(three: Checkout) -> None:
-    settings = three.path / "runtime" / "proxy.env"
+    settings = three.path / "runtime" / "current" / "proxy.env"
     right = settings.read_text()
     settings.write_text(right.replace(f"_PORT={three.proxy_port}\n", "_PORT=0\n"))
     before = three.pids()["proxy"]

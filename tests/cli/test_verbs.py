@@ -11,8 +11,9 @@ from support.checkout import Checkout
 from support.processes import end_group, wait_for
 
 VERBS = [
-    "install", "start", "stop", "restart", "status", "models", "use", "add", "start-proxy",
-    "stop-proxy", "logs", "user", "usage", "verify", "doctor", "test", "uninstall", "help",
+    "setup", "install", "start", "stop", "restart", "status", "models", "use", "add",
+    "start-proxy", "stop-proxy", "logs", "user", "usage", "backup", "backups", "restore",
+    "rollback", "upgrade", "verify", "doctor", "bundle", "test", "uninstall", "help",
 ]  # fmt: skip
 
 
@@ -28,6 +29,13 @@ def test_help_lists_every_verb(started: Checkout) -> None:
     [
         ("frobnicate",),
         ("--frobnicate",),
+        ("-l",),
+        ("-l", "gpu01", "frobnicate"),
+        ("-l", "gpu01", "models"),
+        ("-l", "gpu01", "logs", "-f"),
+        ("-l", "gpu01", "restore"),
+        ("-l", "gpu01", "uninstall", "--purge"),
+        ("setup", "x"),
         ("start", "quickly"),
         ("start", "--model"),
         ("start", "--frobnicate"),
@@ -47,6 +55,13 @@ def test_help_lists_every_verb(started: Checkout) -> None:
         ("user", "frobnicate"),
         ("user", "create"),
         ("usage", "--by", "colour"),
+        ("backup", "x"),
+        ("backups", "--frobnicate"),
+        ("restore",),
+        ("restore", "a", "b"),
+        ("restore", "latest"),
+        ("rollback", "x"),
+        ("upgrade", "x"),
         ("verify", "--frobnicate"),
         ("doctor", "--frobnicate"),
         ("test", "everything"),
@@ -84,13 +99,30 @@ def test_nothing_is_installed_yet(new_checkout: NewCheckout) -> None:
     before = checkout.tree()
     for arguments in (
         ("stop",), ("restart",), ("status",), ("logs",), ("user", "list"), ("usage",), ("verify",),
-        ("start-proxy",), ("stop-proxy",),
+        ("start-proxy",), ("stop-proxy",), ("backup",), ("backups",), ("rollback",), ("upgrade",),
+        ("restore", "latest", "--yes"),
     ):  # fmt: skip
         run = checkout.console(*arguments)
         assert run.code == 1, arguments
         assert "./console.sh start" in run.err
         assert len(run.err.splitlines()) <= 3
     assert checkout.tree() == before
+
+
+def test_a_host_that_is_in_no_inventory(started: Checkout) -> None:
+    run = started.console("-l", "nosuch", "status")
+    assert run.code == 1
+    assert "nosuch" in run.screen
+    assert "inventory/hosts.yml" in run.screen
+    assert "Traceback" not in run.screen
+
+
+def test_the_inventory_as_it_comes_has_no_host_yet(started: Checkout) -> None:
+    for verb in ("status", "start"):
+        run = started.console("-l", "gpu01", verb)
+        assert run.code == 1
+        assert "192.0.2.10" in run.err
+        assert "inventory/hosts.yml" in run.err
 
 
 def test_verbs_work_from_anywhere(three: Checkout) -> None:

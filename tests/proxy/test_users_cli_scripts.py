@@ -20,6 +20,7 @@ CHECKOUT = Path(__file__).parents[2]
 def empty_checkout(tmp_path: Path) -> Path:
     """console.sh and bin/ as in a fresh clone, nothing installed."""
     shutil.copytree(CHECKOUT / "bin", tmp_path / "bin")
+    shutil.copytree(CHECKOUT / "files" / "console", tmp_path / "files" / "console")
     shutil.copy(CHECKOUT / "console.sh", tmp_path)
     return tmp_path
 
