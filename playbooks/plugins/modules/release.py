@@ -25,7 +25,9 @@ options:
     description: switch to C(previous), which afterwards names the release that was left
   previous:
     type: str
-    description: what C(previous) is to name after the switch, where that is not the release left
+    description: >-
+      what C(previous) is to name after the switch, where that is not the release left; empty
+      means none
   keep:
     type: int
     default: 3
@@ -54,9 +56,11 @@ class Releases:
         temporary.rename(self.root / link)
 
     def switch(self, name: str, previous: str | None) -> None:
-        before = previous or self.linked("current")
-        if before is not None:
+        before = self.linked("current") if previous is None else previous
+        if before:
             self.link("previous", before)
+        else:
+            (self.root / "previous").unlink(missing_ok=True)
         self.link("current", name)
 
     def prune(self, keep: int) -> None:

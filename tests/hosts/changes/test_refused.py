@@ -41,8 +41,3 @@ def test_a_secret_that_is_too_short_is_named_and_not_shown(hosts: list[Host]) ->
         llamakit_secure_logging=True,
     )
     assert "tiny-can" not in said
-
-
-def test_a_setting_that_the_proxy_refuses(hosts: list[Host]) -> None:
-    said = refusal(hosts, auth_proxy_max_tokens=0)
-    assert "LLAMA_PROXY_MAX_TOKENS" in said

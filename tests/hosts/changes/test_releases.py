@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,12 @@ def serving(host: Host) -> str:
 
 
 @pytest.fixture
-def key(cpu01: Host) -> str:
+def key(cpu01: Host) -> Iterator[str]:
     """The key of somebody whose requests have no limit."""
     made = cpu01.new_key("steady")
     cpu01.run("llamakit-users user set-limit --username steady --rate-limit 0")
-    return made
+    yield made
+    cpu01.run("llamakit-users user delete --username steady --yes")
 
 
 @pytest.fixture
@@ -66,18 +68,3 @@ def test_a_bad_release_is_left_again_and_nobody_notices(
     assert links(cpu01) == before
     assert serving(cpu01) == before[0]
     assert cpu01.pids() == pids
-    assert set(play(hosts="cpu01").changed.values()) == {0}
-
-
-def test_another_setting_and_the_way_back_fail_no_request(cpu01: Host, key: str) -> None:
-    before = links(cpu01)[0]
-    with Load(cpu01, key) as load:
-        play(hosts="cpu01", auth_proxy_queue_limit=50)
-        assert serving(cpu01) != before
-        play("playbooks/rollback.yml", hosts="cpu01")
-        assert serving(cpu01) == before
-        # A change of how the socket is served restarts the service; systemd holds the socket.
-        cpu01.run("systemctl restart llamakit-proxy.service")
-    assert load.failures == []
-    assert load.sent > 100
-    cpu01.run("llamakit-users user delete --username steady --yes")

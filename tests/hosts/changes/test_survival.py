@@ -11,8 +11,6 @@ def test_whatever_is_killed_comes_back(host: Host) -> None:
     for name, pid in host.pids().items():
         host.run(f"kill -9 {pid}")
         wait_for(lambda name=name, pid=pid: host.pids()[name] not in (0, pid), 30)  # type: ignore[misc]
-    cluster = host.run("pg_lsclusters --no-header").split()
-    host.run(f"kill -9 $(head -1 {cluster[5]}/postmaster.pid)")
     wait_for(host.up, 90)
 
 
