@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -58,8 +57,7 @@ def unpacked(tmp_path: Path) -> Path:
         (source / lock).write_bytes(b"wheels")
         members.append(Member(packages("3.11", lock), source / lock, lock))
     write_archive(tmp_path / "kit.tar", members, manifest(), silent)
-    with tarfile.open(tmp_path / "kit.tar") as opened:
-        opened.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "--extract", "--file=kit.tar"], cwd=tmp_path, check=True)
     shutil.copytree(ROOT / "requirements", tmp_path / "kit" / "requirements")
     return tmp_path / "kit"
 
