@@ -116,6 +116,7 @@ restore() {
   [[ $file ]] || misuse 'restore needs a FILE, or latest; ./console.sh backups lists them'
   [[ $file == latest || $file == /* ]] || file=$STARTED_IN/$file
   confirm "$yes" 'This puts the users, keys and usage of the backup in the place of those there are.' restore
+  installed
   lock
   database restore "$file" --yes
 }
