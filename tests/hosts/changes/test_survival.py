@@ -14,6 +14,19 @@ def test_whatever_is_killed_comes_back(host: Host) -> None:
     wait_for(host.up, 90)
 
 
+def test_the_database_comes_back_too(host: Host) -> None:
+    data = host.run("pg_lsclusters --no-header").split()[5]
+    before = host.run(f"head -1 {data}/postmaster.pid")
+    host.run(f"kill -9 {before}")
+    wait_for(lambda: _postmaster(host, data) not in ("", before), 30)
+    wait_for(host.up, 60)
+    host.run("llamakit-users user list")
+
+
+def _postmaster(host: Host, data: str) -> str:
+    return str(host.system.run(f"head -1 {data}/postmaster.pid").stdout).strip()
+
+
 def test_the_keys_of_a_backup_are_back_after_a_restore(host: Host) -> None:
     key = host.new_key("kept")
     play("playbooks/backup.yml", hosts=host.name)
@@ -28,7 +41,7 @@ def test_the_keys_of_a_backup_are_back_after_a_restore(host: Host) -> None:
         wait_for(lambda: gone.get("/v1/models").status_code == 200, 30)
         wait_for(lambda: new.get("/v1/models").status_code == 401, 30)
     host.run("llamakit-users user delete --username kept --yes")
-    assert not host.status().get("upkeep", {}).get("warnings")
+    assert not [text for text in host.status()["upkeep"]["warnings"] if "backup" in text]
 
 
 def test_everything_runs_again_after_a_reboot(host: Host) -> None:
