@@ -52,6 +52,40 @@ misuse() {
 
 takes_none() { (($# == 0)) || misuse "this verb takes no arguments, and was given: $*"; }
 
+# What start, restore and uninstall are given, here and on hosts: it goes into the caller's variables.
+read_start() {
+  while (($#)); do
+    case $1 in
+      single | multi) mode=$1 ;;
+      --model) [[ ${2-} ]] || misuse 'start --model needs an ID'; model=$2; shift ;;
+      *) misuse "start: unknown argument $1" ;;
+    esac
+    shift
+  done
+}
+
+read_restore() {
+  while (($#)); do
+    case $1 in
+      --yes) yes=1 ;;
+      -*) misuse "restore: unknown option $1" ;;
+      *) [[ ! $file ]] || misuse 'restore takes one FILE'; file=$1 ;;
+    esac
+    shift
+  done
+}
+
+read_uninstall() {
+  while (($#)); do
+    case $1 in
+      --purge) purge=1 ;;
+      --yes) yes=1 ;;
+      *) misuse "uninstall: unknown argument $1" ;;
+    esac
+    shift
+  done
+}
+
 # confirm YES WARNING VERB: asks on a terminal, unless --yes was given.
 confirm() {
   local answer

@@ -13,8 +13,9 @@ check_hosts() {
   [[ ! $found =~ $example ]] || fail "$INVENTORY still has ${BASH_REMATCH[1]}, the address of the example; expected your host's. Put it there."
 }
 
-# A list as the JSON that -e takes; the words are people's and may hold anything.
+# A list, or one text, as the JSON that -e takes; the words are people's and may hold anything.
 json_list() { "$CONTROLLER/bin/python" -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@"; }
+json_text() { "$CONTROLLER/bin/python" -c 'import json, sys; print(json.dumps(sys.argv[1]))' "$1"; }
 
 there() {
   local verb=$1
@@ -51,17 +52,12 @@ there() {
 }
 
 start_there() {
-  local mode='' model='' check=()
-  while (($#)); do
-    case $1 in
-      single | multi) mode=$1 ;;
-      --model) [[ ${2-} ]] || misuse 'start --model needs an ID'; model=$2; shift ;;
-      --check) check=(--check --diff) ;;
-      *) misuse "start: unknown argument $1" ;;
-    esac
-    shift
+  local mode='' model='' check=() words=() word
+  for word in "$@"; do
+    if [[ $word == --check ]]; then check=(--check --diff); else words+=("$word"); fi
   done
-  play site.yml "${check[@]}" -e "{\"llama_server_mode\": \"$mode\", \"llama_server_selected\": $(json_list "$model" | sed 's/^.//; s/.$//')}"
+  read_start "${words[@]}"
+  play site.yml "${check[@]}" -e "{\"llama_server_mode\": \"$mode\", \"llama_server_selected\": $(json_text "$model")}"
 }
 
 logs_there() {
@@ -79,29 +75,15 @@ logs_there() {
 
 restore_there() {
   local file='' yes=''
-  while (($#)); do
-    case $1 in
-      --yes) yes=1 ;;
-      -*) misuse "restore: unknown option $1" ;;
-      *) [[ ! $file ]] || misuse 'restore takes one FILE'; file=$1 ;;
-    esac
-    shift
-  done
+  read_restore "$@"
   [[ $file ]] || misuse "restore needs a FILE of the host, or latest; ./console.sh -l $HOSTS backups lists them"
   confirm "$yes" "This puts the users, keys and usage of the backup in the place of those on $HOSTS." restore
-  play playbooks/restore.yml -e "{\"backup\": $(json_list "$file" | sed 's/^.//; s/.$//')}" -e llamakit_confirm=restore
+  play playbooks/restore.yml -e "{\"backup\": $(json_text "$file")}" -e llamakit_confirm=restore
 }
 
 uninstall_there() {
-  local purge=0 yes=''
-  while (($#)); do
-    case $1 in
-      --purge) purge=1 ;;
-      --yes) yes=1 ;;
-      *) misuse "uninstall: unknown argument $1" ;;
-    esac
-    shift
-  done
-  ((!purge)) || confirm "$yes" "This removes the models, the users and their keys from $HOSTS." 'uninstall --purge'
-  play playbooks/uninstall.yml -e "llamakit_purge=$purge"
+  local purge='' yes=''
+  read_uninstall "$@"
+  [[ ! $purge ]] || confirm "$yes" "This removes the models, the users and their keys from $HOSTS." 'uninstall --purge'
+  play playbooks/uninstall.yml -e "llamakit_purge=${purge:-0}"
 }

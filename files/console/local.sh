@@ -3,14 +3,7 @@
 
 start() {
   local mode='' model=''
-  while (($#)); do
-    case $1 in
-      single | multi) mode=$1 ;;
-      --model) [[ ${2-} ]] || misuse 'start --model needs an ID'; model=$2; shift ;;
-      *) misuse "start: unknown argument $1" ;;
-    esac
-    shift
-  done
+  read_start "$@"
   bootstrap
   lock
   deploy "$mode" "$model"
@@ -105,14 +98,7 @@ upgrade() {
 
 restore() {
   local file='' yes=''
-  while (($#)); do
-    case $1 in
-      --yes) yes=1 ;;
-      -*) misuse "restore: unknown option $1" ;;
-      *) [[ ! $file ]] || misuse 'restore takes one FILE'; file=$1 ;;
-    esac
-    shift
-  done
+  read_restore "$@"
   [[ $file ]] || misuse 'restore needs a FILE, or latest; ./console.sh backups lists them'
   [[ $file == latest || $file == /* ]] || file=$STARTED_IN/$file
   confirm "$yes" 'This puts the users, keys and usage of the backup in the place of those there are.' restore
@@ -130,14 +116,7 @@ rollback() {
 
 uninstall() {
   local purge='' yes=''
-  while (($#)); do
-    case $1 in
-      --purge) purge=1 ;;
-      --yes) yes=1 ;;
-      *) misuse "uninstall: unknown argument $1" ;;
-    esac
-    shift
-  done
+  read_uninstall "$@"
   [[ ! $purge ]] || confirm "$yes" 'This removes the models, the users and their keys.' 'uninstall --purge'
   if [[ -f $CONTROLLER/.complete ]]; then
     lock

@@ -9,7 +9,7 @@ import yaml
 from support.hosts import Host, play
 from support.podman import CHECKOUT
 
-MODELS = CHECKOUT / "molecule" / "shared" / "config" / "models.yaml"
+MODELS = CHECKOUT / "molecule" / "common" / "config" / "models.yaml"
 LEFT = (
     "/etc/systemd/system/*embed* /etc/systemd/system/*/*embed* /etc/llamakit/models.d/embed* "
     "/var/lib/llamakit/services.d/*embed* /var/lib/llamakit/started.d/*embed*"

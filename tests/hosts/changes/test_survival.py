@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from support.hosts import Host, play, wait_for
 
@@ -10,8 +11,12 @@ from support.hosts import Host, play, wait_for
 def test_whatever_is_killed_comes_back(host: Host) -> None:
     for name, pid in host.pids().items():
         host.run(f"kill -9 {pid}")
-        wait_for(lambda name=name, pid=pid: host.pids()[name] not in (0, pid), 30)  # type: ignore[misc]
+        wait_for(partial(_runs_anew, host, name, pid), 30)
     wait_for(host.up, 90)
+
+
+def _runs_anew(host: Host, name: str, before: int) -> bool:
+    return host.pids()[name] not in (0, before)
 
 
 def test_the_database_comes_back_too(host: Host) -> None:
