@@ -41,3 +41,17 @@ def test_a_secret_that_is_too_short_is_named_and_not_shown(hosts: list[Host]) ->
         llamakit_secure_logging=True,
     )
     assert "tiny-can" not in said
+
+
+def test_settings_that_the_proxy_refuses(hosts: list[Host]) -> None:
+    said = refusal(hosts, auth_proxy_max_tokens=0)
+    assert "LLAMA_PROXY_MAX_TOKENS is '0'; expected a whole number 1..1000000" in said
+    assert "auth_proxy_x" in said
+
+
+def test_a_certificate_that_is_not_there(hosts: list[Host]) -> None:
+    said = refusal(
+        hosts, auth_proxy_tls="provided", auth_proxy_tls_certificate_file="/nowhere/cert.pem"
+    )
+    assert "/nowhere/cert.pem" in said
+    assert "auth_proxy_tls_key_file" in said

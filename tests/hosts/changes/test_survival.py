@@ -26,6 +26,22 @@ def test_the_database_comes_back_too(host: Host) -> None:
     wait_for(lambda: _postmaster(host, data) not in ("", before), 30)
     wait_for(host.up, 60)
     host.run("llamakit-users user list")
+    database = host.status()["services"][0]
+    assert database["name"] == "postgres"
+    assert str(database["pid"]) == _postmaster(host, data)
+
+
+def test_status_tells_of_a_database_that_is_stopped(host: Host) -> None:
+    unit = host.run("systemctl list-units --plain --no-legend 'postgresql@*-llamakit.service'")
+    unit = unit.split()[0]
+    host.run(f"systemctl stop {unit}")
+    try:
+        status = host.status()
+        assert status["overall"] == "degraded"
+        assert status["services"][0]["state"] == "stopped"
+    finally:
+        host.run(f"systemctl start {unit}")
+    wait_for(host.up, 60)
 
 
 def _postmaster(host: Host, data: str) -> str:

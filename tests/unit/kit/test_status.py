@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 import pytest
 
 from llamakit.cli import main
-from llamakit.services.managers import _units, count_restarts
+from llamakit.services.database_status import Database
+from llamakit.services.managers import Managed, _units, count_restarts
 from llamakit.services.status import read_status
 from llamakit.services.supervise import connect
 
@@ -44,8 +46,13 @@ class Place:
         (folder / "services.d").mkdir()
         (folder / "web").mkdir()
         (folder / "server.py").write_text(SERVER)
-        state = {"manager": "supervisord", "unit_prefix": "t-", "proxy_url": "http://127.0.0.1:1"}
+        state: dict[str, Any] = {
+            "manager": "supervisord",
+            "unit_prefix": "t-",
+            "proxy_url": "http://127.0.0.1:1",
+        }
         (folder / "state.json").write_text(json.dumps(state))
+        self.state = state
         (folder / "mode.json").write_text('{"mode": "single", "model": "tiny"}')
         self.programs: list[str] = []
 
@@ -67,6 +74,11 @@ class Place:
             f"directory = {self.folder}/web\n"
             f"stdout_logfile = {self.folder}/{name}.log\nredirect_stderr = true\n"
         )
+
+    def tell(self, **more: Any) -> None:
+        """Adds to what state.json says."""
+        self.state |= more
+        (self.folder / "state.json").write_text(json.dumps(self.state))
 
     def add_server(self, name: str, **more: int) -> int:
         port = free_port()
@@ -259,6 +271,60 @@ def test_a_hung_service_does_not_hang_status(
         os.kill(service["pid"], signal.SIGKILL)
 
 
+def test_a_database_that_someone_else_runs(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.add_server("llama-tiny")
+    place.start()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        threading.Thread(target=_say_no_to_tls, args=(server,), daemon=True).start()
+        place.tell(database={"host": "127.0.0.1", "port": port, "unit": None})
+        eventually(lambda: place.states() == {"postgres": "up", "llama-tiny": "up"})
+        assert status_json(place, capsys)[0] == 0
+        server.shutdown(socket.SHUT_RDWR)
+    code, found = status_json(place, capsys)
+    assert code == 1
+    assert found["services"][0]["state"] == "unhealthy"
+    assert f"does not answer on 127.0.0.1:{port}" in found["services"][0]["detail"]
+
+
+def test_a_stopped_deployment_is_stopped_whatever_the_database_does(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.add_server("llama-tiny")
+    place.tell(database={"host": "127.0.0.1", "port": free_port(), "unit": None})
+    assert status_json(place, capsys)[0] == 3
+
+
+def test_the_unit_tells_more_of_a_database_on_this_host() -> None:
+    database = Database("127.0.0.1", 5432, "postgresql@*-llamakit.service")
+    unit = "postgresql@15-llamakit.service"
+    up = database.status({unit: Managed("running", 7, 3.5, 1)}, {7: 4096}, answered=True)
+    assert (up.state, up.pid, up.memory_bytes, up.uptime_seconds, up.restarts) == (
+        ("up", 7, 4096, 3, 1)
+    )
+    mute = database.status({unit: Managed("running", 7)}, {}, answered=False)
+    assert (mute.state, mute.log) == (
+        "unhealthy",
+        "journalctl -u 'postgresql@*-llamakit.service' -n 50",
+    )
+    for view in ({}, {unit: Managed("stopped")}):
+        stopped = database.status(view, {}, answered=False)
+        assert stopped.state == "stopped"
+        assert "systemctl start" in stopped.detail
+
+
+def _say_no_to_tls(server: socket.socket) -> None:
+    """What PostgreSQL answers to the question whether it speaks TLS."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection = server.accept()[0]
+            with connection:
+                connection.recv(8)
+                connection.sendall(b"N")
+
+
 def test_nothing_is_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--state-dir", str(tmp_path)]) == 3
     assert "./console.sh start" in capsys.readouterr().err
@@ -287,6 +353,8 @@ def test_units_of_systemd_are_read() -> None:
         "ActiveEnterTimestampMonotonic=1\n\n"
         "MainPID=0\nNRestarts=9\nId=t-llama-a.service\nActiveState=activating\n"
         "SubState=auto-restart\nActiveEnterTimestampMonotonic=0\n\n"
+        "MainPID=5\nNRestarts=0\nId=postgresql@15-x.service\nActiveState=active\n"
+        "SubState=running\nActiveEnterTimestampMonotonic=1\n\n"
         "MainPID=0\nNRestarts=0\nId=t-gone.service\nActiveState=inactive\nSubState=dead\n"
         "ActiveEnterTimestampMonotonic=0\n"
     )
@@ -294,6 +362,7 @@ def test_units_of_systemd_are_read() -> None:
     assert {name: unit.state for name, unit in units.items()} == {
         "proxy": "running",
         "llama-a": "crashing",
+        "postgresql@15-x.service": "running",
         "gone": "stopped",
     }
     assert units["proxy"].restarts == 3

@@ -65,9 +65,13 @@ def load_state(state_dir: Path) -> dict[str, Any]:
 
 
 def ask_manager(
-    state_dir: Path, state: Mapping[str, Any], names: Sequence[str], timeout: float
+    state_dir: Path,
+    state: Mapping[str, Any],
+    names: Sequence[str],
+    timeout: float,
+    others: Sequence[str] = (),
 ) -> dict[str, Managed]:
-    """The named services, or more, by name.
+    """The named services, or more, by name; of systemd also ``others``, by the units' names.
 
     Raises:
         ManagerError: it doesn't run, or doesn't answer within ``timeout`` seconds.
@@ -75,7 +79,7 @@ def ask_manager(
     if state["manager"] == "supervisord":
         return ask_supervisord(state_dir, timeout)
     user = state["manager"] == "systemd-user"
-    return ask_systemd(state["unit_prefix"], names, user=user, timeout=timeout)
+    return ask_systemd(state["unit_prefix"], names, others, user=user, timeout=timeout)
 
 
 def ask_supervisord(state_dir: Path, timeout: float) -> dict[str, Managed]:
@@ -152,9 +156,10 @@ def _log_lines(config: Path) -> Iterator[str]:
 
 
 def ask_systemd(
-    prefix: str, names: Sequence[str], *, user: bool, timeout: float
+    prefix: str, names: Sequence[str], others: Sequence[str], *, user: bool, timeout: float
 ) -> dict[str, Managed]:
-    """The named services under systemd, by one call of systemctl.
+    """The named services under systemd, by one call of systemctl, and other units, which may be
+    patterns and whose names end with ``.service``.
 
     Raises:
         ManagerError: there is no systemctl, or it doesn't answer within ``timeout`` seconds.
@@ -162,6 +167,7 @@ def ask_systemd(
     command = ["systemctl", *(["--user"] if user else []), "show", "--property"]
     command.append("Id,ActiveState,SubState,MainPID,NRestarts,ActiveEnterTimestampMonotonic")
     command += [f"{prefix}{name}.service" for name in names]
+    command += others
     try:
         result = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, check=False
@@ -182,7 +188,9 @@ def _units(output: str, prefix: str) -> Iterable[tuple[str, Managed]]:
     now = time.clock_gettime(time.CLOCK_MONOTONIC)
     for block in output.strip().split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        name = values.get("Id", "").removeprefix(prefix).removesuffix(".service")
+        name = values.get("Id", "")
+        if name.startswith(prefix):
+            name = name.removeprefix(prefix).removesuffix(".service")
         state = SYSTEMD_STATES.get(values.get("ActiveState", ""), "stopped")
         if values.get("SubState") == "auto-restart":
             state = "crashing"

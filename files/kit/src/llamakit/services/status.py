@@ -10,35 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llamakit.models.last_choice import last_choice
+from llamakit.services.database_status import DATABASE, Database
 from llamakit.services.managers import Managed, ManagerError, ask_manager, load_state
 from llamakit.services.memory import tree_memory
 from llamakit.services.probe import answers
+from llamakit.services.service_status import ServiceStatus, State
 from llamakit.services.supervise import load_services
 from llamakit.services.upkeep import Upkeep, read_upkeep
 
 ASK_SECONDS = 1.0  # for the manager and, at the same time, for every probe
-
-State = Literal[
-    "up", "starting", "stopping", "stopped", "crashing", "failed", "unhealthy", "unknown"
-]
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
-    """One service as people and scripts see it."""
-
-    name: str
-    kind: str
-    model: str | None
-    state: State
-    detail: str
-    host: str
-    port: int
-    pid: int | None
-    memory_bytes: int | None
-    uptime_seconds: int | None
-    restarts: int
-    log: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +44,14 @@ def read_status(state_dir: Path) -> Status:
     state = load_state(state_dir)
     last = last_choice(state_dir)
     services = load_services(state_dir)
+    database = Database.of(state)
     managed: dict[str, Managed] = {}
     problem: str | None = None
     manager_runs = True
-    probes = _Probes(services)
+    probes = _Probes(services | ({DATABASE: database.service} if database else {}))
+    others = [database.unit] if database and database.unit else []
     try:
-        managed = ask_manager(state_dir, state, list(services), ASK_SECONDS)
+        managed = ask_manager(state_dir, state, list(services), ASK_SECONDS, others)
     except ManagerError as error:
         problem, manager_runs = str(error), error.running
     memory = tree_memory(view.pid for view in managed.values() if view.pid)
@@ -78,8 +60,13 @@ def read_status(state_dir: Path) -> Status:
         _join(service, managed.get(name), answered[name], memory, manager_runs)
         for name, service in services.items()
     ]
+    overall = _overall(found, problem if manager_runs else None)
+    if database:
+        found.insert(0, database.status(managed, memory, answered=answered[DATABASE]))
+        if overall == "up" and found[0].state != "up":
+            overall = "degraded"
     return Status(
-        overall=_overall(found, problem if manager_runs else None),
+        overall=overall,
         mode=last.get("mode"),
         model=last.get("model"),
         url=state["proxy_url"],

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from llamakit.arguments import Commands
 from llamakit.quantities import duration, size
-from llamakit.services.status import ServiceStatus, Status, read_status
+from llamakit.services.service_status import ServiceStatus
+from llamakit.services.status import Status, read_status
 from llamakit.services.upkeep import Upkeep
 
 EXIT = {"up": 0, "degraded": 1, "stopped": 3}
@@ -76,17 +77,23 @@ def table(status: Status, *, colour: bool) -> list[str]:
     start = "systemctl start llamakit.target" if status.upkeep.place == "host" else START
     if status.overall == "stopped":
         lines += ["", f"Nothing runs. Start it with: {start}"]
-    elif any(service.state in ("crashing", "failed", "unhealthy") for service in status.services):
-        worst = next(s for s in status.services if s.state in ("crashing", "failed", "unhealthy"))
-        lines += ["", f"See why with: {_logs(status, worst.name)}"]
+    elif why := _logs(status):
+        lines += ["", f"See why with: {why}"]
     return lines
 
 
-def _logs(status: Status, name: str) -> str:
-    """The command that shows a service's log, where it is known by which unit."""
-    if status.upkeep.place == "host":
-        return f"journalctl -u llamakit-{name} -n 50"
-    return f"./console.sh logs {name}"
+def _logs(status: Status) -> str | None:
+    """The command that shows the log of what is wrong; None when nothing is, or it is elsewhere."""
+    for service in status.services:
+        if service.state not in ("crashing", "failed", "unhealthy"):
+            continue
+        if service.log.startswith("journalctl"):
+            return service.log
+        if status.upkeep.place != "host":
+            return f"./console.sh logs {service.name}"
+        if service.kind != "postgres":
+            return f"journalctl -u llamakit-{service.name} -n 50"
+    return None
 
 
 def _upkeep(upkeep: Upkeep) -> str:
