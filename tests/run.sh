@@ -10,6 +10,9 @@ RUNTIME=$ROOT/runtime
 CONTROLLER=$RUNTIME/controller
 ENVIRONMENT=$RUNTIME/test
 CACHE=$RUNTIME/cache
+MOLECULE_LOG=$RUNTIME/molecule.log
+MOLECULE=
+NEEDS_ROOT='it makes containers with a systemd in them, as root alone can.'
 FAILED=()
 
 say() { printf '%s\n' "$*"; }
@@ -82,18 +85,45 @@ prepare_containers() {
 }
 
 may_use_containers() {
-  ((EUID == 0)) || { say 'The layer molecule makes containers with a systemd in them, as root alone can.'; return 1; }
+  ((EUID == 0)) || { say "The layer molecule can't run: $NEEDS_ROOT"; return 1; }
   prepare_containers
 }
 
 # The scenario's hosts go, whatever becomes of it. A host has no folder of the name that console.sh
 # gives Ansible's files on this machine.
 run_molecule() {
-  say '==> molecule test -s default'
+  local status=0
   unset ANSIBLE_REMOTE_TEMP
-  if molecule test -s default; then return 0; fi
-  molecule destroy -s default >/dev/null 2>&1 || true
-  return 1
+  molecule test -s default || status=$?
+  ((status == 0)) || molecule destroy -s default >/dev/null 2>&1 || true
+  return "$status"
+}
+
+# It waits for its hosts more than it computes, so the other layers run meanwhile.
+start_molecule() {
+  say "==> molecule test -s default, beside the rest; its output goes to $MOLECULE_LOG"
+  run_molecule >"$MOLECULE_LOG" 2>&1 </dev/null &
+  MOLECULE=$!
+}
+
+finish_molecule() {
+  [[ $MOLECULE ]] || return 0
+  say '==> molecule test -s default: waiting for its end'
+  local status=0
+  wait "$MOLECULE" || status=$?
+  MOLECULE=
+  ((status == 0)) || cat "$MOLECULE_LOG"
+  grep -A20 'SCENARIO RECAP' "$MOLECULE_LOG" || true
+  return "$status"
+}
+
+# Whoever ends the tests ends the scenario, too, and its hosts.
+# shellcheck disable=SC2329  # the trap in main calls it
+stop_molecule() {
+  [[ $MOLECULE ]] || return 0
+  pkill -TERM -P "$MOLECULE" || true
+  wait "$MOLECULE" || true
+  MOLECULE=
 }
 
 # check NAME COMMAND...: what it finds is shown at once, and counts at the end.
@@ -115,9 +145,9 @@ lint() {
 main() {
   local layers=() molecule='' status=0
   case ${1:-all} in
-    all) layers=(unit proxy cli) ;;
+    all) layers=(unit proxy cli); molecule=beside ;;
     unit | proxy | cli) layers=("$1") ;;
-    molecule) molecule=1 ;;
+    molecule) molecule=alone ;;
     setup) ;;
     *) fail "expected unit, proxy, cli, molecule, all or setup; found $1" 2 ;;
   esac
@@ -135,14 +165,21 @@ main() {
     say 'Everything that the tests need is here. To use the tools by hand: . runtime/test/bin/activate'
     exit 0
   fi
+  case $molecule in
+    beside)
+      trap stop_molecule EXIT
+      if ((EUID != 0)); then say "The layer molecule is left out: $NEEDS_ROOT"
+      elif prepare_containers; then start_molecule
+      else FAILED+=(molecule); fi
+      ;;
+    alone) { may_use_containers && run_molecule; } || FAILED+=(molecule) ;;
+  esac
   [[ ${layers[*]} != *unit* ]] || lint
   if ((${#layers[@]})); then
     say "==> pytest ${layers[*]/#/tests/}"
     pytest -o "cache_dir=$CACHE/pytest" "${layers[@]/#/tests/}" || status=$?
   fi
-  if [[ $molecule ]]; then
-    { may_use_containers && run_molecule; } || FAILED+=(molecule)
-  fi
+  finish_molecule || FAILED+=(molecule)
   ((${#FAILED[@]} == 0)) || fail "these checks failed, see above: ${FAILED[*]}"
   exit "$status"
 }
