@@ -161,7 +161,7 @@ def play(
         capture_output=True,
         text=True,
         check=False,
-        env=_environment(checkout),
+        env=environment(checkout),
     )
     result = Run(run.returncode, run.stdout + run.stderr, time.monotonic() - began)
     assert result.code == expect, f"exit status {result.code}, expected {expect}:\n{result.output}"
@@ -192,12 +192,14 @@ def command(
     ]
 
 
-def _environment(checkout: Path) -> dict[str, str]:
-    """Molecule's environment; for another checkout with that one's roles and plugins."""
-    environment = dict(os.environ)
+def environment(checkout: Path = CHECKOUT) -> dict[str, str]:
+    """Molecule's environment, without the colours that would hide words in the output; for another
+    checkout with that one's roles and plugins."""
+    found = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
+    found.pop("ANSIBLE_FORCE_COLOR", None)
     if checkout != CHECKOUT:
         plugins = checkout / "playbooks" / "plugins"
-        environment |= {
+        found |= {
             "ANSIBLE_ROLES_PATH": str(checkout / "roles"),
             "ANSIBLE_LIBRARY": str(plugins / "modules"),
             "ANSIBLE_ACTION_PLUGINS": str(plugins / "action"),
@@ -205,7 +207,7 @@ def _environment(checkout: Path) -> dict[str, str]:
             "ANSIBLE_MODULE_UTILS": str(plugins / "module_utils"),
             "PYTHONPATH": str(checkout / "files" / "kit" / "src"),
         }
-    return environment
+    return found
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:

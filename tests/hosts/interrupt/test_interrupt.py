@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 
-from support.hosts import Host, command, play
+from support.hosts import Host, command, environment, play
 
 KILLS = 10
 # Into the task, so that most kills hit one at work.
@@ -35,6 +35,7 @@ def kill_at(task: int) -> bool:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=environment(),
         start_new_session=True,
     )
     assert process.stdout
