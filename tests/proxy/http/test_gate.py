@@ -267,8 +267,6 @@ async def test_health_needs_no_key_and_metrics_only_here(proxy: Proxy, key: str)
         for header in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"):
             assert (await client.get("/metrics", headers={header: "1.2.3.4"})).status_code == 401
     async with proxy.client(key) as client:
-        response = await client.get("/metrics", headers={"X-Forwarded-For": "1.2.3.4"})
-        assert response.status_code == 200
         assert (await client.get("/openapi.json")).status_code == 200
 
 

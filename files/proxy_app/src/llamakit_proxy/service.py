@@ -37,6 +37,8 @@ class Service:
         self.backends.apply(self.route_file.table)
         self.health = Health(self.route_file, self.backends, self.keys, settings.release)
         self.metrics = Metrics(self._gauges)
+        self.exchanges: set[Exchange] = set()
+        """The requests that are being answered, save those of pages without a key."""
         self.stopping = False
         self._poller: asyncio.Task[None] | None = None
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .client_address import Network, networks
+
 CONFIG_VARIABLE = "LLAMAKIT_CONFIG"
 
 
@@ -20,6 +22,8 @@ class Settings:
     proxy_port: int
     tls: bool
     """Speak https alone, with the secrets tls_certificate and tls_key."""
+    trusted_proxies: tuple[Network, ...]
+    """Reverse proxies whose X-Forwarded-For is believed."""
     rate_limit: int
     """Requests a user may make per window; 0 means no limit."""
     rate_window_seconds: int
@@ -138,6 +142,16 @@ class _Reader:
             raise SettingsError(f"{name} is {value!r}; expected a whole number {low}..{high}")
         return number
 
+    def networks(self, name: str) -> tuple[Network, ...]:
+        value = self._values.get(name, "")
+        try:
+            return networks(value)
+        except ValueError as error:
+            raise SettingsError(
+                f"{name} is {value!r}; expected addresses and networks of reverse proxies, "
+                f"separated by commas, but {error}"
+            ) from None
+
     def flag(self, name: str, default: str) -> bool:
         value = self.text(name, default)
         if value not in {"0", "1"}:
@@ -175,6 +189,7 @@ def from_values(values: Mapping[str, str]) -> Settings:
         proxy_host=read.text("LLAMA_PROXY_HOST", "127.0.0.1"),
         proxy_port=read.integer("LLAMA_PROXY_PORT", 8001, 0, 65_535),
         tls=read.flag("LLAMA_PROXY_TLS", "0"),
+        trusted_proxies=read.networks("LLAMA_PROXY_TRUSTED_PROXIES"),
         rate_limit=read.integer("LLAMA_PROXY_RATE_LIMIT", 60, 0, 10_000_000),
         rate_window_seconds=read.integer("LLAMA_PROXY_RATE_WINDOW_SECONDS", 60, 1, 31 * day),
         max_body_bytes=read.integer("LLAMA_PROXY_MAX_BODY_BYTES", 2 << 20, 1024, 64 << 20),
