@@ -148,7 +148,11 @@ class Protocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        self.transport.close()
+        if self._answered:
+            self.transport.close()
+        else:
+            # Closing would cut off the answer before it.
+            self._head_timer = self.loop.call_later(HEADER_SECONDS, self._head_is_late)
 
     # -- bodies --------------------------------------------------------------------------------
 
@@ -159,8 +163,8 @@ class Protocol(HttpToolsProtocol):
 
     def _body_is_late(self) -> None:
         self._body_timer = None
-        if self.flow.read_paused:
-            # It is not the client who is late: what it sent is not wanted yet.
+        if self.pipeline or self.flow.read_paused:
+            # It is not the client who is late: what it sends is not wanted yet.
             self._body_timer = self.loop.call_later(BODY_SECONDS, self._body_is_late)
         else:
             self.transport.abort()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from .auth import KeyStore
 from .backends import Backends
+from .database import Role, password
 from .exchange import Exchange
 from .health import Health
 from .limits import RateLimiter
@@ -23,7 +24,8 @@ class Service:
     """The parts of one proxy process."""
 
     def __init__(self, settings: Settings) -> None:
-        """Reads the routes; RoutesError when they can't be used."""
+        """Reads the routes and the secrets; RoutesError or SettingsError when they can't be used."""
+        password(settings, Role.PROXY)
         self.settings = settings
         self.keys = KeyStore(settings)
         self.request_log = RequestLog(settings)

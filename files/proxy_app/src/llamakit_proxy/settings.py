@@ -8,6 +8,34 @@ from pathlib import Path
 from .client_address import Network, networks
 
 CONFIG_VARIABLE = "LLAMAKIT_CONFIG"
+# What stands in examples, ours among them, in place of a secret.
+_EXAMPLES = frozenset(
+    {
+        "12345678",
+        "123456789012",
+        "admin",
+        "another",
+        "change-me",
+        "change_me",
+        "changeit",
+        "changeme",
+        "default",
+        "dummy",
+        "example",
+        "llamakit",
+        "one secret",
+        "password",
+        "placeholder",
+        "postgres",
+        "replace-me",
+        "secret",
+        "sk-1234",
+        "test-token",
+        "todo",
+        "your_key",
+        "your-api-key",
+    }
+)
 
 
 class SettingsError(Exception):
@@ -56,7 +84,8 @@ class Settings:
     """The name of the folder that the settings are in, links followed; None without a file."""
 
     def secret(self, name: str) -> str:
-        """The secret called ``name``; SettingsError when its file can't be read or is empty."""
+        """The secret called ``name``; SettingsError when its file can't be read, is empty or holds
+        an example."""
         path = self.secret_file(name)
         try:
             value = path.read_text(encoding="utf-8").strip()
@@ -65,7 +94,7 @@ class Settings:
             raise SettingsError(f"can't read the secret {path}: {reason}") from error
         if not value:
             raise SettingsError(f"the secret {path} is empty; expected one line of text")
-        return value
+        return no_example(value, f"the secret {path}")
 
     def secret_file(self, name: str) -> Path:
         """Where the secret called ``name`` is; SettingsError when there is none.
@@ -90,6 +119,16 @@ class Settings:
             f"the secret {name} is not in {places[-1].parent}; "
             "run `./console.sh start` (or the playbook site.yml) to have it made"
         )
+
+
+def no_example(value: str, name: str) -> str:
+    """A secret's value; SettingsError, which names and does not show it, when everyone knows it."""
+    if value.lower() in _EXAMPLES:
+        raise SettingsError(
+            f"{name} is a word that stands in examples; put a random one there "
+            "(openssl rand -hex 24)"
+        )
+    return value
 
 
 def read_env_file(path: Path) -> dict[str, str]:
