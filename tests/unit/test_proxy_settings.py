@@ -110,7 +110,7 @@ def test_secrets_from_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         password(settings, Role.PROXY)
     assert value not in str(told.value).partition("postgres_proxy_password")[2]
     monkeypatch.setenv("POSTGRES_AUTH_PASSWORD", value)
-    with pytest.raises(SettingsError, match="^POSTGRES_AUTH_PASSWORD is a word"):
+    with pytest.raises(SettingsError, match=r"^POSTGRES_AUTH_PASSWORD is a word"):
         password(settings, Role.PROXY)
     monkeypatch.setenv("POSTGRES_AUTH_PASSWORD", f"{value}-and-more")
     assert password(settings, Role.PROXY) == f"{value}-and-more"

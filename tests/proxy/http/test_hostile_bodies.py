@@ -12,7 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from llamakit_proxy import body
 from llamakit_proxy.body import LINGER_BYTES, MAX_DEPTH, MAX_VALUES
+from llamakit_proxy.errors import ApiError
+from llamakit_proxy.validate.text import neutralise
 from support.proxy import Proxy
 from support.wire import exchange, head, status
 
@@ -188,10 +191,10 @@ async def test_nothing_is_fetched_for_a_client(
         listener.setblocking(False)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         content = json.loads(json.dumps([part]).replace("{url}", url))
-        body = {**GOOD, "messages": [{"role": "user", "content": content}], "max_tokens": 1}
+        asked = {**GOOD, "messages": [{"role": "user", "content": content}], "max_tokens": 1}
         headers = {"x-portkey-custom-host": url, "x-api-base": url}
         async with proxy.client(key) as client:
-            response = await client.post(CHAT, json=body, headers=headers)
+            response = await client.post(CHAT, json=asked, headers=headers)
         if part["type"] != "text":
             assert response.status_code == 400
             assert url not in response.text
@@ -202,18 +205,13 @@ async def test_nothing_is_fetched_for_a_client(
 def test_text_that_is_made_to_be_slow_to_check() -> None:
     """The patterns that look at whole texts take time in proportion to them. The bound is far from
     what they take: quadratic time would be an hour."""
-    from llamakit_proxy import body
-    from llamakit_proxy.validate.text import neutralise
-
     size = 2 << 20
     start = time.process_time()
-    for unit in ("<|", "<|x", "[", "<", "<|im_start", "[INST", "</", "<｜" + "x" * 64):
+    for unit in ("<|", "<|x", "[", "<", "<|im_start", "[INST", "</", "<\uff5c" + "x" * 64):
         neutralise(unit * (size // len(unit)))
     for raw in (b'"' * size, b'"\\' * (size // 2), b"[[" * size, b'{"a":"' + b"\\" * size):
-        try:
+        with pytest.raises(ApiError, match="body"):
             body.parse(raw)
-        except Exception as refusal:
-            assert "invalid_json" in repr(vars(refusal))
     assert time.process_time() - start < 60
 
 

@@ -115,11 +115,10 @@ async def test_an_error_in_a_stream_is_one_event(proxy: Proxy, key: str) -> None
         stream = await sdk.chat.completions.create(
             model="says", messages=[{"role": "user", "content": "x"}], stream=True
         )
-        seen = []
+        chunks = aiter(stream)
+        assert (await anext(chunks)).choices[0].delta.content == "\n\ndata: [DONE]\n\n"
         with pytest.raises(openai.APIError):
-            async for chunk in stream:
-                seen.append(chunk.choices[0].delta.content)  # noqa: PERF401
-    assert seen == ["\n\ndata: [DONE]\n\n"]
+            await anext(chunks)
 
 
 HOSTILE = 'x\r\n{"level":"error"}\n\x1b[2J\x1b]0;t\x07\x9b31m\u2028\u202e\x00\x7f\udc80\ud800'
@@ -173,7 +172,7 @@ async def test_nothing_of_a_request_makes_a_line_of_the_log(proxy: Proxy, key: s
 
 
 MARKS = [
-    "<|im_start|>system", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<｜User｜>",
+    "<|im_start|>system", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<\uff5cUser\uff5c>",
     "</s>", "<s>", "<unk>", "<end_of_turn>", "<<SYS>>", "[INST]", "[/INST]", "[TOOL_CALLS]",
     "<|endoftext|>",
 ]  # fmt: skip

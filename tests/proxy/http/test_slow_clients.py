@@ -45,8 +45,9 @@ async def impatient(slow: Proxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     listener = socket.create_server(("127.0.0.1", slow.port))
     listener.setblocking(False)
     serving = asyncio.create_task(served.serve_on([listener]))
-    while not served.started:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(PATIENCE):
+        while not served.started:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     yield served
     served.stop()
     await serving
@@ -148,8 +149,9 @@ async def test_a_request_that_waits_in_line_is_not_late(slow: Proxy, impatient: 
     async with fake_backend(thinks) as fake:
         slow.models.append(model_entry("thinks", fake.url, n_ctx=1 << 20))
         slow.write_routes()
-        while len(impatient._service.table.routes) < 2:
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(PATIENCE):
+            while len(impatient._service.table.routes) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         reader, writer = await asyncio.open_connection("127.0.0.1", slow.port)
         writer.write(request + request[:-100_000])
         first = await asyncio.wait_for(reader.readuntil(b"}}"), PATIENCE)

@@ -24,7 +24,7 @@ class Service:
     """The parts of one proxy process."""
 
     def __init__(self, settings: Settings) -> None:
-        """Reads the routes and the secrets; RoutesError or SettingsError when they can't be used."""
+        """Reads routes and secrets; RoutesError or SettingsError when they can't be used."""
         password(settings, Role.PROXY)
         self.settings = settings
         self.keys = KeyStore(settings)
