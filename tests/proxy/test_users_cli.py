@@ -61,6 +61,22 @@ def test_create_with_everything(command: Command) -> None:
     assert "secret" not in json.dumps(shown)
 
 
+def test_scopes(command: Command) -> None:
+    create(command, "alice")
+    create(command, "bob", "--scopes", "metrics, admin,metrics")
+    assert _scopes(command, "alice") == [["inference"]]
+    assert _scopes(command, "bob") == [["admin", "metrics"]]
+    assert "admin,metrics" in command("user", "show", "bob").out
+    command("user", "rotate", "bob")
+    command("user", "rotate", "bob", "--scopes", "inference")
+    assert _scopes(command, "bob") == [["admin", "metrics"], ["admin", "metrics"], ["inference"]]
+
+
+def _scopes(command: Command, username: str) -> list[list[str]]:
+    document = json.loads(command("user", "show", username, "--json").out)
+    return [key["scopes"] for key in document["keys"]]
+
+
 @pytest.mark.parametrize("again", ["alice", "ALICE"])
 def test_a_duplicate_is_an_error(command: Command, again: str) -> None:
     create(command, "alice")
@@ -91,6 +107,9 @@ BAD_ARGUMENTS = [
     ["create", "alice", "--rate-limit", "9" * 30],
     ["create", "alice", "--rate-window", "0"],
     ["create", "alice", "--models", ","],
+    ["create", "alice", "--scopes", ","],
+    ["create", "alice", "--scopes", "inference,root"],
+    ["rotate", "alice", "--scopes", "Admin"],
     ["show"],
     ["list", "alice"],
     ["revoke"],

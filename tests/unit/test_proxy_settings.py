@@ -1,10 +1,13 @@
 """Settings: where they come from, and what is said when one is wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from llamakit_proxy.settings import Settings, SettingsError, from_values, load
+from llamakit_proxy.database import Role, password
+from llamakit_proxy.settings import Settings, SettingsError, from_values, load, no_example
+from unit.docs import pages
 
 NEEDED = {"LLAMA_PROXY_ROUTES": "/r.json", "LLAMAKIT_SECRETS_DIR": "/s"}
 
@@ -39,6 +42,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("LLAMA_PROXY_MAX_BODY_BYTES", "1e6"),
         ("LLAMA_PROXY_STALL_TIMEOUT_SECONDS", "nan"),
         ("LLAMA_PROXY_QUEUE_TIMEOUT_SECONDS", "inf"),
+        ("LLAMA_PROXY_TRUSTED_PROXIES", "nginx"),
+        ("LLAMA_PROXY_TRUSTED_PROXIES", "0.0.0.0/0"),
     ],
 )
 def test_wrong_values_are_named(name: str, value: str) -> None:
@@ -82,9 +87,9 @@ def in_folder(path: Path) -> Settings:
 
 def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = in_folder(tmp_path)
-    (tmp_path / "one").write_text("secret\n")
+    (tmp_path / "one").write_text("s3cret\n")
     (tmp_path / "empty").write_text("\n")
-    assert settings.secret("one") == "secret"
+    assert settings.secret("one") == "s3cret"
     for name in ("empty", "missing", "../one", ".hidden", ""):
         with pytest.raises(SettingsError):
             settings.secret(name)
@@ -93,3 +98,28 @@ def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (credentials / "one").write_text("from systemd")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     assert settings.secret("one") == "from systemd"
+
+
+@pytest.mark.parametrize("value", ["changeme", "ChangeMe", "password", "another", "test-token"])
+def test_secrets_from_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """one-api's 123456 and Portkey's test-token were let in by many; ours stand in the docs."""
+    settings = in_folder(tmp_path)
+    (tmp_path / "postgres_proxy_password").write_text(f"{value}\n")
+    monkeypatch.delenv("POSTGRES_AUTH_PASSWORD", raising=False)
+    with pytest.raises(SettingsError, match=r"password is a word .*openssl") as told:
+        password(settings, Role.PROXY)
+    assert value not in str(told.value).partition("postgres_proxy_password")[2]
+    monkeypatch.setenv("POSTGRES_AUTH_PASSWORD", value)
+    with pytest.raises(SettingsError, match=r"^POSTGRES_AUTH_PASSWORD is a word"):
+        password(settings, Role.PROXY)
+    monkeypatch.setenv("POSTGRES_AUTH_PASSWORD", f"{value}-and-more")
+    assert password(settings, Role.PROXY) == f"{value}-and-more"
+
+
+def test_the_secrets_of_our_own_documents_are_examples() -> None:
+    text = (pages.ROOT / "docs" / "configuration.md").read_text()
+    shown = re.findall(r"PASSWORD '([^']+)'", text)
+    assert len(shown) == 2
+    for value in shown:
+        with pytest.raises(SettingsError):
+            no_example(value, "x")

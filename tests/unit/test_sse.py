@@ -1,5 +1,6 @@
 """Events arrive in pieces that know nothing of their borders."""
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -44,3 +45,21 @@ def test_an_event_without_an_end() -> None:
     assert splitter.feed(b"data: ") == []
     with pytest.raises(sse.EventTooLargeError):
         splitter.feed(b"x" * sse.MAX_EVENT)
+
+
+def test_what_an_event_says_is_one_line_for_every_reader() -> None:
+    """h3, FastAPI and Hono let a line break in the data begin a field, or an event, of its own."""
+    for text in ("a\u2028b", "a\u2029b", "a\x85b", "a\n\ndata: [DONE]\n\n", "a\r\nevent: x\r\r"):
+        for pretty in (None, 1):
+            payload = json.dumps({"text": text}, ensure_ascii=False, indent=pretty).encode()
+            event = sse.event(payload)
+            # str.splitlines knows more line ends than the standard does; some clients use it.
+            field, empty = event.decode().removesuffix("\n").splitlines(), event[-2:]
+            assert (len(field), empty) == (1, b"\n\n")
+            assert json.loads(field[0].removeprefix("data: ")) == {"text": text}
+            assert sse.Splitter().feed(event) == [event[6:-2]]
+
+
+def test_ordinary_text_of_any_language_goes_as_it_is() -> None:
+    payload = json.dumps({"text": "naïve — “日本” …"}, ensure_ascii=False).encode()
+    assert sse.event(payload) == b"data: " + payload + b"\n\n"

@@ -15,7 +15,7 @@ import pytest
 from support.backend import Backend, free_port
 from support.fake_backend import DONE, END, HEAD, Call, delta, fake_backend, usage
 from support.postgres import Postgres
-from support.proxy import Proxy, model_entry, running_proxy
+from support.proxy import Proxy, model_entry, new_proxy, running_proxy
 
 CHAT = "/v1/chat/completions"
 
@@ -143,6 +143,18 @@ def test_start_without_routes(own: Proxy) -> None:
     assert result.returncode == 2
     assert "console.sh start" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_secret_that_everyone_knows(postgres: Postgres, tmp_path: Path) -> None:
+    models = [model_entry("nobody", f"http://127.0.0.1:{free_port()}")]
+    for name, value in (("llama_api_key", "changeme"), ("postgres_proxy_password", "")):
+        idle = new_proxy(postgres, tmp_path, models)
+        (idle.settings.secrets_dir / name).write_text(value)
+        result = command(idle, "serve")
+        assert result.returncode == 2
+        assert name in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert "changeme" not in result.stderr
 
 
 def test_check_config(own: Proxy, tmp_path: Path) -> None:

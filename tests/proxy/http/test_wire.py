@@ -9,48 +9,23 @@ import pytest
 
 from llamakit_proxy.protocol import HEADER_SECONDS, MAX_HEAD
 from support.proxy import Proxy
+from support.wire import error, exchange, head, status
 
 CHAT = "/v1/chat/completions"
 GOOD: dict[str, Any] = {"model": "script", "messages": [{"role": "user", "content": "hello"}]}
-
-
-async def exchange(proxy: Proxy, *pieces: bytes, seconds: float = 10, pause: float = 0) -> bytes:
-    """Everything that comes back for exactly these bytes, until the proxy closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-    try:
-        for piece in pieces:
-            writer.write(piece)
-            await asyncio.sleep(pause)
-        return await asyncio.wait_for(reader.read(), seconds)
-    except ConnectionError:
-        return b""
-    finally:
-        writer.close()
-
-
-def head(key: str, *lines: str, path: str = CHAT) -> bytes:
-    fields = ["host: x", f"authorization: Bearer {key}", "content-type: application/json", *lines]
-    return ("\r\n".join([f"POST {path} HTTP/1.1", *fields]) + "\r\n\r\n").encode()
-
-
-def status(answer: bytes) -> int:
-    return int(answer.split()[1])
-
-
-def error(answer: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
-    return found
 
 
 @pytest.mark.parametrize("announced", [True, False])
 async def test_oversized_bodies(proxy: Proxy, key: str, announced: bool) -> None:
     size = proxy.settings.max_body_bytes
     if announced:
-        answer = await exchange(proxy, head(key, f"content-length: {size + 1}"))
+        answer = await exchange(proxy.port, head(key, f"content-length: {size + 1}"))
     else:
         block = b"%x\r\n%b\r\n" % (1 << 16, b" " * (1 << 16))
         count = size // (1 << 16) + 2
-        answer = await exchange(proxy, head(key, "transfer-encoding: chunked"), *[block] * count)
+        answer = await exchange(
+            proxy.port, head(key, "transfer-encoding: chunked"), *[block] * count
+        )
     assert status(answer) == 413
     assert error(answer)["code"] == "request_too_large"
     assert b"connection: close" in answer
@@ -60,7 +35,7 @@ async def test_a_body_in_pieces(proxy: Proxy, key: str) -> None:
     data = json.dumps(GOOD).encode()
     chunks = [b"%x\r\n%b\r\n" % (1, data[i : i + 1]) for i in range(len(data))]
     lines = ("transfer-encoding: chunked", "connection: close")
-    answer = await exchange(proxy, head(key, *lines), *chunks, b"0\r\n\r\n")
+    answer = await exchange(proxy.port, head(key, *lines), *chunks, b"0\r\n\r\n")
     assert status(answer) == 200
 
 
@@ -81,7 +56,7 @@ async def test_a_body_in_pieces(proxy: Proxy, key: str) -> None:
 )
 async def test_smuggling(proxy: Proxy, key: str, lines: tuple[str, ...]) -> None:
     inner = b"0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
-    answer = await exchange(proxy, head(key, *lines), inner, seconds=40)
+    answer = await exchange(proxy.port, head(key, *lines), inner, seconds=40)
     assert not answer or status(answer) in (400, 413, 415), answer
     assert answer.count(b"\r\n\r\n") <= 1
     assert b"alive" not in answer
@@ -89,7 +64,7 @@ async def test_smuggling(proxy: Proxy, key: str, lines: tuple[str, ...]) -> None
 
 async def test_bare_line_feeds(proxy: Proxy, key: str) -> None:
     text = head(key, "content-length: 2").replace(b"\r\n", b"\n") + b"{}"
-    assert status(await exchange(proxy, text)) == 400
+    assert status(await exchange(proxy.port, text)) == 400
 
 
 @pytest.mark.parametrize(
@@ -102,7 +77,7 @@ async def test_bare_line_feeds(proxy: Proxy, key: str) -> None:
     ],
 )
 async def test_what_is_not_http(proxy: Proxy, text: bytes) -> None:
-    answer = await exchange(proxy, text)
+    answer = await exchange(proxy.port, text)
     assert status(answer) == 400
     assert error(answer)["code"] == "invalid_http"
 
@@ -113,16 +88,16 @@ async def test_headers_that_are_too_large(proxy: Proxy, key: str) -> None:
         [b"GET / HTTP/1.1\r\nx: " + b"y" * (MAX_HEAD // 2), b"y" * (MAX_HEAD // 2)],
         [b"GET /" + b"y" * (MAX_HEAD + 1) + b" HTTP/1.1\r\n\r\n"],
     ):
-        answer = await exchange(proxy, *pieces, pause=0.1)
+        answer = await exchange(proxy.port, *pieces, pause=0.1)
         assert status(answer) == 431
         assert error(answer)["code"] == "headers_too_large"
 
 
 async def test_connections_that_say_nothing(proxy: Proxy) -> None:
     start = time.monotonic()
-    silent = exchange(proxy, seconds=HEADER_SECONDS + 5)
+    silent = exchange(proxy.port, seconds=HEADER_SECONDS + 5)
     dripping = exchange(
-        proxy, *[b"GET / HTTP/1.1\r\nx: "], *[b"y"] * 12, seconds=HEADER_SECONDS + 5, pause=1
+        proxy.port, *[b"GET / HTTP/1.1\r\nx: "], *[b"y"] * 12, seconds=HEADER_SECONDS + 5, pause=1
     )
     answers = await asyncio.gather(silent, dripping)
     assert list(answers) == [b"", b""]
@@ -133,7 +108,7 @@ async def test_upgrades_lead_nowhere(proxy: Proxy, key: str) -> None:
     for upgrade in ("websocket", "h2c"):
         lines = ("upgrade: " + upgrade, "connection: upgrade, close", "sec-websocket-key: x")
         request = head(key, *lines, "sec-websocket-version: 13", path="/v1/models")
-        answer = await exchange(proxy, request.replace(b"POST", b"GET"))
+        answer = await exchange(proxy.port, request.replace(b"POST", b"GET"))
         assert status(answer) == 200
 
 
@@ -141,7 +116,7 @@ async def test_two_requests_on_one_connection(proxy: Proxy, key: str) -> None:
     data = json.dumps(GOOD).encode()
     one = head(key, f"content-length: {len(data)}") + data
     last = head(key, f"content-length: {len(data)}", "connection: close") + data
-    answer = await exchange(proxy, one + last)
+    answer = await exchange(proxy.port, one + last)
     assert answer.count(b"HTTP/1.1 200") == 2
 
 

@@ -8,11 +8,11 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from . import endpoints, pages
+from . import client_address, endpoints, load_view, pages, scopes
 from .auth import RefusedKeyError
 from .body import ClientGoneError, Receive
 from .errors import ApiError
-from .exchange import Cause, Exchange, Scope, Send
+from .exchange import ABORT, Cause, Exchange, Scope, Send
 from .identity import Identity
 from .logging import LOGGER
 from .queue import stopping
@@ -21,12 +21,9 @@ from .service import Service
 PUBLIC = frozenset({"/healthz", "/readyz"})
 """The only paths that anyone may ask for without a key."""
 METRICS = "/metrics"
-"""Without a key only for a client on this machine that no proxy speaks for."""
+"""Without a key only for a client on this machine; others need one with the scope metrics."""
 MODEL_PREFIX = "/v1/models/"
 UNKNOWN = "(unknown)"
-
-_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
-_LOOPBACK = ("127.", "::1", "::ffff:127.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +47,7 @@ _TARGETS = {
         Target("/v1/completions", "POST", endpoints.completion),
         Target("/v1/embeddings", "POST", endpoints.embedding),
         Target("/v1/models", "GET", endpoints.list_models),
+        Target("/admin/load", "GET", load_view.show),
     )
 }
 _ONE_MODEL = Target("/v1/models/{model}", "GET", endpoints.get_model)
@@ -72,8 +70,9 @@ class Application:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
-        if path in PUBLIC or (path == METRICS and _from_this_machine(scope)):
-            await self._pages(scope, receive, send)
+        client = client_address.find(scope, self.service.settings.trusted_proxies)
+        if path in PUBLIC or (path == METRICS and client.here):
+            await self._public(scope, receive, send)
             return
         target = _TARGETS.get(path)
         if target is None and path.startswith(MODEL_PREFIX) and len(path) > len(MODEL_PREFIX):
@@ -81,9 +80,15 @@ class Application:
         page = path in self._page_paths
         template = target.template if target else path if page else UNKNOWN
         exchange = Exchange(
-            scope, receive, send, template, self.service.settings.write_timeout_seconds
+            scope,
+            receive,
+            send,
+            template,
+            self.service.settings.write_timeout_seconds,
+            client=client.address,
         )
         self.service.metrics.in_flight += 1
+        self.service.exchanges.add(exchange)
         try:
             await self._stages(exchange, target)
             if page:
@@ -99,8 +104,17 @@ class Application:
             await self._fail(exchange, _internal())
         finally:
             self.service.metrics.in_flight -= 1
+            self.service.exchanges.discard(exchange)
             exchange.close()
             self.service.account(exchange)
+
+    async def _public(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A page that needs no key. Who asks and does not read holds no connection for ever."""
+        try:
+            async with asyncio.timeout(self.service.settings.write_timeout_seconds):
+                await self._pages(scope, receive, send)
+        except TimeoutError:
+            scope["extensions"][ABORT]["call"]()
 
     async def _stages(self, exchange: Exchange, target: Target | None) -> None:
         """Whose key, how often, which method; then the endpoint."""
@@ -114,6 +128,7 @@ class Application:
         if service.stopping:
             raise stopping()
         self._check_limit(exchange, identity)
+        scopes.check(identity, exchange.scope["path"])
         if target is None:
             if exchange.path == UNKNOWN:
                 raise ApiError(
@@ -176,15 +191,6 @@ class Application:
                 await exchange.fail(error)
         except (TimeoutError, asyncio.CancelledError):
             exchange.abort()
-
-
-def _from_this_machine(scope: Scope) -> bool:
-    """Whether the client itself runs here. Behind a proxy on this machine everyone seems to, but
-    proxies say for whom they ask."""
-    client = scope.get("client")
-    if not client or not client[0].startswith(_LOOPBACK):
-        return False
-    return not any(name in _FORWARDED for name, _ in scope["headers"])
 
 
 def _internal() -> ApiError:

@@ -56,6 +56,11 @@ class KeyStore:
         """Whether the database can be asked now; readiness and metrics want to know."""
         return self._feed.connected
 
+    @property
+    def remembered(self) -> int:
+        """How many keys this process knows without asking."""
+        return len(self._cache)
+
     async def start(self, *, until_connected: bool = False) -> None:
         """Connect; returns after a few seconds also when Postgres is away, and keeps trying.
 

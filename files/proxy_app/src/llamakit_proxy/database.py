@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from .settings import Settings
+from .settings import Settings, no_example
 
 CONNECT_TIMEOUT_SECONDS = 5
 
@@ -52,10 +52,11 @@ def role_name(settings: Settings, role: Role) -> str:
 def password(settings: Settings, role: Role) -> str:
     """The role's password: its environment variable, else its secret file.
 
-    Raises SettingsError when there is neither.
+    Raises SettingsError when there is neither, or when it is one that everyone knows.
     """
     account = _account(settings, role)
-    return os.environ.get(account.variable) or settings.secret(account.secret)
+    given = os.environ.get(account.variable)
+    return no_example(given, account.variable) if given else settings.secret(account.secret)
 
 
 def parameters(

@@ -59,6 +59,7 @@ async def embedding(service: Service, exchange: Exchange) -> None:
             if place.ready is not None:
                 await place.ready
         await embedder.run(service.backends.upstream(place.backend), prepared.inputs)
+    exchange.enter(None)
     exchange.prompt_tokens, exchange.completion_tokens = embedder.tokens, 0
     await exchange.respond(200, wire.encode(embedder.document(base64=prepared.base64)))
 
@@ -74,6 +75,7 @@ async def _generate(service: Service, exchange: Exchange, route: Route, prepared
             with _timed(exchange):
                 await relay.wait(place)
             await relay.run(service.backends.upstream(place.backend), body)
+        exchange.enter(None)
         await relay.deliver()
     finally:
         relay.close()
@@ -83,10 +85,12 @@ async def _generate(service: Service, exchange: Exchange, route: Route, prepared
 def _timed(exchange: Exchange) -> Iterator[None]:
     """The block is the wait in the queue."""
     since = time.perf_counter()
+    exchange.enter("queued")
     try:
         yield
     finally:
         exchange.queue_seconds = time.perf_counter() - since
+    exchange.enter("running")
 
 
 async def _read(service: Service, exchange: Exchange) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """The one error a stage raises, and the OpenAI error object it becomes."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from . import wire
+
+# A key, ours or another service's, that a client put in the wrong place: clients log errors.
+_KEY = re.compile(r"sk-[\w-]{6,}")
 
 _TYPES = {
     401: "authentication_error",
@@ -17,7 +21,8 @@ class ApiError(Exception):
     """A request that is answered with an OpenAI error object.
 
     ``message`` is shown to the client as it is: it never holds a key, a prompt, a path of this
-    machine or a backend's own words. ``type`` follows from ``status`` unless it is given.
+    machine or a backend's own words; what looks like a key in it is left out. ``type`` follows from
+    ``status`` unless it is given.
     """
 
     def __init__(
@@ -33,8 +38,8 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
-        self.message = message
-        self.param = param
+        self.message = _without_keys(message)
+        self.param = None if param is None else _without_keys(param)
         self.type = type or _TYPES.get(
             status, "server_error" if status >= 500 else "invalid_request_error"
         )
@@ -54,6 +59,10 @@ class ApiError(Exception):
     def encode(self) -> bytes:
         """The JSON document as bytes, without a line break inside: it also fits one SSE line."""
         return wire.encode_leniently(self.body())
+
+
+def _without_keys(text: str) -> str:
+    return _KEY.sub("sk-(hidden)", text) if "sk-" in text else text
 
 
 def unauthorized(message: str, code: str = "invalid_api_key") -> ApiError:

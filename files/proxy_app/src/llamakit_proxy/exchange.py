@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 from . import sse, wire
 from .body import Receive
@@ -30,6 +30,10 @@ _EVENTS: list[Header] = [
 ]
 
 
+Phase = Literal["queued", "running"]
+"""What a request does that has a place, or waits for one."""
+
+
 class Cause(Enum):
     """Why a request was cut short. The value is its error code in the log."""
 
@@ -43,9 +47,18 @@ class Exchange:
     """Everything about one request on its way through the stages."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, path: str, write_seconds: float
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        path: str,
+        write_seconds: float,
+        *,
+        client: str | None,
     ) -> None:
         self.scope = scope
+        self.client = client
+        """The client's address, see client_address.py."""
         self.receive = receive
         self.method: str = scope["method"]
         self.path = path
@@ -67,6 +80,8 @@ class Exchange:
         self.queue_seconds: float | None = None
         self.overhead_seconds: float | None = None
         self.reading_seconds = 0.0
+        self.phase: Phase | None = None
+        self.phase_since = self.created_at
         self.headers: list[Header] = [(b"x-request-id", self.request_id.encode())]
         """Sent with whatever the answer is."""
         self.loop = asyncio.get_running_loop()
@@ -82,15 +97,14 @@ class Exchange:
     # -- the client ----------------------------------------------------------------------------
 
     @property
-    def client(self) -> str | None:
-        """The peer's address. Forwarding headers are not believed: anyone can send them."""
-        peer = self.scope.get("client")
-        return peer[0] if peer else None
-
-    @property
     def started(self) -> bool:
         """Whether the status has gone out."""
         return self.status != 0
+
+    def enter(self, phase: Phase | None) -> None:
+        """The request is in this phase from now on; None when it has given its place back."""
+        self.phase = phase
+        self.phase_since = time.time()
 
     def header(self, name: bytes) -> bytes | None:
         """A request header's value; None when it is missing, or there several times, because
@@ -172,7 +186,9 @@ class Exchange:
             self.status = message["status"]
         else:
             self.response_bytes += len(message.get("body", b""))
+        self._writing.start()
         await self._send(message)
+        self._writing.rest()
 
     def gave_up(self, cause: Cause) -> None:
         """There is nobody to answer any more. 499 stands for that in the log."""
@@ -182,6 +198,7 @@ class Exchange:
     def close(self) -> None:
         """Nothing interrupts the request any more; what is left is a last word, or nothing."""
         self._closed = True
+        self.phase = None
         self._stop_watching()
         self._writing.stop()
 

@@ -19,3 +19,5 @@ class Identity:
     """Length of the window; None means the server's default."""
     expires_at: float | None
     """Seconds since the epoch after which the key is no longer good; None means never."""
+    scopes: frozenset[str] = frozenset({"inference"})
+    """What the key is for."""

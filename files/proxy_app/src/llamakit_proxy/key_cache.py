@@ -34,6 +34,9 @@ class KeyCache:
         self._max_keys = max_keys
         self._max_absent = max_absent
 
+    def __len__(self) -> int:
+        return len(self._keys)
+
     def is_sure(self, public_id: str) -> bool:
         """Whether what is remembered of an id, a key or none, needs no confirmation before use."""
         key = self._keys.get(public_id)

@@ -11,6 +11,9 @@ from .exchange import ABORT
 
 HEADER_SECONDS = 10.0
 """A connection that has not sent a whole head within this is closed, idle new ones included."""
+BODY_SECONDS = 45.0
+"""A request's body has to be there within this, also one that nobody reads because the request was
+answered by its head. Longer than what a request may take that does read it: that one gets a 408."""
 MAX_HEAD = 32 << 10
 
 
@@ -27,6 +30,7 @@ class Protocol(HttpToolsProtocol):
 
     server_state: State
     _head_timer: asyncio.TimerHandle | None = None
+    _body_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
     _completed = 0
@@ -37,6 +41,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        self._stop_body_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -47,6 +52,7 @@ class Protocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
                 self._refuse(431, "headers_too_large", "The request's headers are too large.")
+        self._set_a_timer()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -62,11 +68,13 @@ class Protocol(HttpToolsProtocol):
             self._refuse(431, "headers_too_large", "The request's headers are too large.")
             return
         super().on_headers_complete()
-        if self.server_state.leaving:
+        # After a wish to upgrade the parser takes nothing more, so there is nothing to wait for.
+        if self.server_state.leaving or self.parser.should_upgrade():
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self._stop_body_timer()
         self._completed += 1
         self._in_head = True
         self._head_bytes = 0
@@ -75,13 +83,35 @@ class Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._refuse(400, "invalid_http", "This is not a valid HTTP/1.1 request.")
 
+    @property
+    def _answered(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _set_a_timer(self) -> None:
+        """Something has come in; what is still to come is not waited for without an end.
+
+        uvicorn waits for a next request when it has answered one, but no more once anything came:
+        the body of the request that was answered, or a line break.
+        """
+        if self.transport.is_closing():
+            return
+        if not self._in_head:
+            if self._body_timer is None:
+                self._body_timer = self.loop.call_later(BODY_SECONDS, self._body_is_late)
+        elif self._answered and self._head_timer is None and self.timeout_keep_alive_task is None:
+            if self._head_bytes:
+                self._head_timer = self.loop.call_later(HEADER_SECONDS, self._head_is_late)
+            else:
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+
     # -- when the process ends -----------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
         """Whether nothing has come in that is not answered."""
-        answered = self.cycle is None or self.cycle.response_complete
-        return answered and self._in_head and not self._head_bytes
+        return self._answered and self._in_head and not self._head_bytes
 
     @property
     def over(self) -> bool:
@@ -118,7 +148,26 @@ class Protocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        self.transport.close()
+        if self._answered:
+            self.transport.close()
+        else:
+            # Closing would cut off the answer before it.
+            self._head_timer = self.loop.call_later(HEADER_SECONDS, self._head_is_late)
+
+    # -- bodies --------------------------------------------------------------------------------
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _body_is_late(self) -> None:
+        self._body_timer = None
+        if self.pipeline or self.flow.read_paused:
+            # It is not the client who is late: what it sends is not wanted yet.
+            self._body_timer = self.loop.call_later(BODY_SECONDS, self._body_is_late)
+        else:
+            self.transport.abort()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         body = ApiError(status, code, message, type="invalid_request_error").encode()

@@ -94,6 +94,12 @@ class Server(uvicorn.Server):
                 "ssl_shutdown_timeout": self._settings.write_timeout_seconds,
             }
 
+        # What was said last to a client that takes nothing stays with the kernel, or with a closed
+        # connection's transport; neither keeps it for longer. Accepted sockets inherit it.
+        patience = round(self._settings.write_timeout_seconds * 1000)
+        for listener in sockets or ():
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+
         def connection() -> Protocol:
             return Protocol(config, self.server_state, {}, loop)
 

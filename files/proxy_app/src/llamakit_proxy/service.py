@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from .auth import KeyStore
 from .backends import Backends
+from .database import Role, password
 from .exchange import Exchange
 from .health import Health
 from .limits import RateLimiter
@@ -23,7 +24,8 @@ class Service:
     """The parts of one proxy process."""
 
     def __init__(self, settings: Settings) -> None:
-        """Reads the routes; RoutesError when they can't be used."""
+        """Reads routes and secrets; RoutesError or SettingsError when they can't be used."""
+        password(settings, Role.PROXY)
         self.settings = settings
         self.keys = KeyStore(settings)
         self.request_log = RequestLog(settings)
@@ -37,6 +39,8 @@ class Service:
         self.backends.apply(self.route_file.table)
         self.health = Health(self.route_file, self.backends, self.keys, settings.release)
         self.metrics = Metrics(self._gauges)
+        self.exchanges: set[Exchange] = set()
+        """The requests that are being answered, save those of pages without a key."""
         self.stopping = False
         self._poller: asyncio.Task[None] | None = None
 

@@ -5,7 +5,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .client_address import Network, networks
+
 CONFIG_VARIABLE = "LLAMAKIT_CONFIG"
+# What stands in examples, ours among them, in place of a secret.
+_EXAMPLES = frozenset(
+    {
+        "12345678",
+        "123456789012",
+        "admin",
+        "another",
+        "change-me",
+        "change_me",
+        "changeit",
+        "changeme",
+        "default",
+        "dummy",
+        "example",
+        "llamakit",
+        "one secret",
+        "password",
+        "placeholder",
+        "postgres",
+        "replace-me",
+        "secret",
+        "sk-1234",
+        "test-token",
+        "todo",
+        "your_key",
+        "your-api-key",
+    }
+)
 
 
 class SettingsError(Exception):
@@ -20,6 +50,8 @@ class Settings:
     proxy_port: int
     tls: bool
     """Speak https alone, with the secrets tls_certificate and tls_key."""
+    trusted_proxies: tuple[Network, ...]
+    """Reverse proxies whose X-Forwarded-For is believed."""
     rate_limit: int
     """Requests a user may make per window; 0 means no limit."""
     rate_window_seconds: int
@@ -52,7 +84,8 @@ class Settings:
     """The name of the folder that the settings are in, links followed; None without a file."""
 
     def secret(self, name: str) -> str:
-        """The secret called ``name``; SettingsError when its file can't be read or is empty."""
+        """The secret called ``name``; SettingsError when its file can't be read, is empty or holds
+        an example."""
         path = self.secret_file(name)
         try:
             value = path.read_text(encoding="utf-8").strip()
@@ -61,7 +94,7 @@ class Settings:
             raise SettingsError(f"can't read the secret {path}: {reason}") from error
         if not value:
             raise SettingsError(f"the secret {path} is empty; expected one line of text")
-        return value
+        return no_example(value, f"the secret {path}")
 
     def secret_file(self, name: str) -> Path:
         """Where the secret called ``name`` is; SettingsError when there is none.
@@ -86,6 +119,16 @@ class Settings:
             f"the secret {name} is not in {places[-1].parent}; "
             "run `./console.sh start` (or the playbook site.yml) to have it made"
         )
+
+
+def no_example(value: str, name: str) -> str:
+    """A secret's value; SettingsError, which names and does not show it, when everyone knows it."""
+    if value.lower() in _EXAMPLES:
+        raise SettingsError(
+            f"{name} is a word that stands in examples; put a random one there "
+            "(openssl rand -hex 24)"
+        )
+    return value
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -138,6 +181,16 @@ class _Reader:
             raise SettingsError(f"{name} is {value!r}; expected a whole number {low}..{high}")
         return number
 
+    def networks(self, name: str) -> tuple[Network, ...]:
+        value = self._values.get(name, "")
+        try:
+            return networks(value)
+        except ValueError as error:
+            raise SettingsError(
+                f"{name} is {value!r}; expected addresses and networks of reverse proxies, "
+                f"separated by commas, but {error}"
+            ) from None
+
     def flag(self, name: str, default: str) -> bool:
         value = self.text(name, default)
         if value not in {"0", "1"}:
@@ -175,6 +228,7 @@ def from_values(values: Mapping[str, str]) -> Settings:
         proxy_host=read.text("LLAMA_PROXY_HOST", "127.0.0.1"),
         proxy_port=read.integer("LLAMA_PROXY_PORT", 8001, 0, 65_535),
         tls=read.flag("LLAMA_PROXY_TLS", "0"),
+        trusted_proxies=read.networks("LLAMA_PROXY_TRUSTED_PROXIES"),
         rate_limit=read.integer("LLAMA_PROXY_RATE_LIMIT", 60, 0, 10_000_000),
         rate_window_seconds=read.integer("LLAMA_PROXY_RATE_WINDOW_SECONDS", 60, 1, 31 * day),
         max_body_bytes=read.integer("LLAMA_PROXY_MAX_BODY_BYTES", 2 << 20, 1024, 64 << 20),

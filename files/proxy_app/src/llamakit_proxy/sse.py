@@ -3,6 +3,9 @@
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 MAX_EVENT = 1 << 20
+_SEPARATORS = [
+    (separator.encode(), b"\\u%04x" % ord(separator)) for separator in ("\x85", "\u2028", "\u2029")
+]
 
 
 class EventTooLargeError(Exception):
@@ -50,5 +53,11 @@ def _data(event: bytes) -> bytes:
 
 
 def event(payload: bytes) -> bytes:
-    """One event. ``payload`` has no line break."""
+    """One event, from JSON: a line break in it can only be between its parts. Unicode's own line
+    separators are inside texts, and are escaped because some clients end a line at them."""
+    if b"\n" in payload:
+        payload = payload.replace(b"\n", b" ")
+    if b"\xe2\x80" in payload or b"\xc2\x85" in payload:
+        for separator, escaped in _SEPARATORS:
+            payload = payload.replace(separator, escaped)
     return b"data: %b\n\n" % payload

@@ -1,7 +1,7 @@
 """What can be done with users and their keys. Every change is one transaction."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from . import keys
+from .scopes import DEFAULT, SCOPES, in_order
 
 _USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _MODEL = re.compile(r"[^\s,\x00-\x1f\x7f]{1,200}")
@@ -44,6 +45,7 @@ class Key:
 
     public_id: str
     label: str | None
+    scopes: list[str]
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -62,7 +64,7 @@ WHERE %(username)s::text IS NULL OR lower(username) = lower(%(username)s)
 GROUP BY users.id ORDER BY lower(username)
 """
 _SELECT_KEYS = """
-SELECT public_id, label, created_at, expires_at, revoked_at, last_used_at,
+SELECT public_id, label, scopes, created_at, expires_at, revoked_at, last_used_at,
        CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
             WHEN expires_at <= now() THEN 'expired' ELSE 'active' END AS state
 FROM api_keys WHERE user_id = %s ORDER BY created_at, public_id
@@ -85,6 +87,17 @@ def check_models(models: Sequence[str]) -> list[str]:
         if not _MODEL.fullmatch(model):
             raise UserError(f"{model[:70]!r} can't be a model id; give ids separated by commas")
     return list(dict.fromkeys(models))
+
+
+def check_scopes(scopes: Iterable[str]) -> list[str]:
+    """The scopes without repeats, in one order; UserError when one is none, or there are none."""
+    given = list(scopes)
+    for scope in given:
+        if scope not in SCOPES:
+            raise UserError(f"{scope[:70]!r} is not a scope; expected some of: {', '.join(SCOPES)}")
+    if not given:
+        raise UserError(f"a key has at least one scope of: {', '.join(SCOPES)}")
+    return in_order(given)
 
 
 def list_users(connection: psycopg.Connection) -> list[User]:
@@ -117,10 +130,12 @@ def create(
     rate_limit: int | None = None,
     rate_window_seconds: int | None = None,
     allowed_models: Sequence[str] | None = None,
+    scopes: Iterable[str] = DEFAULT,
     label: str | None = None,
 ) -> keys.NewKey:
     """A new user with a first key; UserError when the name is taken."""
     check_username(username)
+    scopes = check_scopes(scopes)
     models = None if allowed_models is None else check_models(allowed_models)
     with _change(connection):
         row = connection.execute(
@@ -133,7 +148,7 @@ def create(
                 f"there is a user {username!r} already; `user rotate --username {username}` "
                 "gives them a new key"
             )
-        return _add_key(connection, row[0], lifetime, label)
+        return _add_key(connection, row[0], lifetime, scopes, label)
 
 
 def set_status(connection: psycopg.Connection, username: str, status: Status) -> bool:
@@ -181,13 +196,16 @@ def rotate(
     *,
     overlap: timedelta,
     lifetime: timedelta | Literal["as before"] | None = "as before",
+    scopes: Iterable[str] | Literal["as before"] = "as before",
     label: str | None = None,
 ) -> tuple[keys.NewKey, list[str]]:
     """A new key; the active old ones end after ``overlap``, at once when it is zero.
 
     Returns the new key and the public ids of the old ones. ``lifetime`` "as before" gives the new
-    key as long as its youngest predecessor was given, so that rotating never lifts an expiry.
+    key as long as its youngest predecessor was given, so that rotating never lifts an expiry;
+    ``scopes`` "as before" are those of the youngest key that is active, or of the last one.
     """
+    given = None if scopes == "as before" else check_scopes(scopes)
     with _change(connection):
         user = get(connection, username)
         every = list_keys(connection, user)
@@ -195,9 +213,13 @@ def rotate(
             lifetime = _given_lifetime(every)
         if label is None and every:
             label = every[-1].label
-        old = [key.public_id for key in every if key.state == "active"]
+        active = [key for key in every if key.state == "active"]
+        old = [key.public_id for key in active]
+        if given is None:
+            before = (active or every)[-1:]
+            given = before[0].scopes if before else list(DEFAULT)
         _end(connection, old, overlap)
-        return _add_key(connection, user.id, lifetime, label), old
+        return _add_key(connection, user.id, lifetime, given, label), old
 
 
 def revoke(connection: psycopg.Connection, public_id: str) -> bool:
@@ -236,15 +258,19 @@ def _change(connection: psycopg.Connection) -> Iterator[None]:
 
 
 def _add_key(
-    connection: psycopg.Connection, user_id: int, lifetime: timedelta | None, label: str | None
+    connection: psycopg.Connection,
+    user_id: int,
+    lifetime: timedelta | None,
+    scopes: list[str],
+    label: str | None,
 ) -> keys.NewKey:
     if label is not None and not (0 < len(label) <= _LABEL_LENGTH and label.isprintable()):
         raise UserError(f"a label is 1 to {_LABEL_LENGTH} printable characters")
     key = keys.generate()
     connection.execute(
-        "INSERT INTO api_keys (public_id, user_id, sha256, label, expires_at)"
-        " VALUES (%s, %s, %s, %s, now() + %s)",
-        (key.public_id, user_id, key.sha256, label, lifetime),
+        "INSERT INTO api_keys (public_id, user_id, sha256, scopes, label, expires_at)"
+        " VALUES (%s, %s, %s, %s, %s, now() + %s)",
+        (key.public_id, user_id, key.sha256, scopes, label, lifetime),
     )
     return key
 

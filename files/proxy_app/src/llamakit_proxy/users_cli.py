@@ -13,6 +13,11 @@ import psycopg
 from . import timespan, users
 from .commands import Handler, as_admin, print_json, print_table
 from .keys import NewKey
+from .scopes import DEFAULT, SCOPES
+
+_SCOPES_HELP = "what the key is for; {} when not given. {}".format(
+    ", ".join(DEFAULT), "; ".join(f"{name}: {what}" for name, what in SCOPES.items())
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -26,6 +31,7 @@ def add_commands(commands: Any) -> None:
     create.add_argument("--rate-limit", metavar="N", type=_count, help="requests per window")
     create.add_argument("--rate-window", metavar="S", type=_positive, help="window in seconds")
     create.add_argument("--models", metavar="A,B", type=_models, help="'all', or these alone")
+    create.add_argument("--scopes", metavar="A,B", type=_scopes, help=_SCOPES_HELP)
     create.add_argument("--label", help="a note on the key")
 
     _verb(verbs, "list", _list, "all users", named=False)
@@ -49,6 +55,12 @@ def add_commands(commands: Any) -> None:
         metavar="SPAN",
         type=_life_or_never,
         help="the new key's life, or 'never'; as long as the old one's when not given",
+    )
+    rotate.add_argument(
+        "--scopes",
+        metavar="A,B",
+        type=_scopes,
+        help="what the new key is for, as in `user create`; the same when not given",
     )
     rotate.add_argument("--label", help="a note on the key")
 
@@ -110,6 +122,7 @@ def _create(connection: psycopg.Connection, args: argparse.Namespace) -> int:
         rate_limit=args.rate_limit,
         rate_window_seconds=args.rate_window,
         allowed_models=args.models,
+        scopes=args.scopes or DEFAULT,
         label=args.label,
     )
     return _hand_over(key, args, f"Created the user {args.username}.")
@@ -142,11 +155,12 @@ def _show(connection: psycopg.Connection, args: argparse.Namespace) -> int:
     ):
         print(f"{name + ':':10}{value}")
     print()
-    header = ("KEY", "STATE", "CREATED", "EXPIRES", "LAST USED", "LABEL")
+    header = ("KEY", "STATE", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "LABEL")
     rows = [
         (
             key.public_id,
             key.state,
+            ",".join(key.scopes),
             _time(key.created_at),
             _time(key.expires_at),
             _time(key.last_used_at),
@@ -190,7 +204,12 @@ def _rotate(connection: psycopg.Connection, args: argparse.Namespace) -> int:
     if args.expires == "never":
         lifetime = None
     key, old = users.rotate(
-        connection, args.username, overlap=args.overlap, lifetime=lifetime, label=args.label
+        connection,
+        args.username,
+        overlap=args.overlap,
+        lifetime=lifetime,
+        scopes=args.scopes or "as before",
+        label=args.label,
     )
     text = f"A new key for {args.username}."
     if old:
@@ -318,6 +337,14 @@ def _whole(text: str, low: int) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < low:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {low}")
     return int(text)
+
+
+def _scopes(text: str) -> list[str]:
+    scopes = [scope.strip() for scope in text.split(",") if scope.strip()]
+    try:
+        return users.check_scopes(scopes)
+    except users.UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _models(text: str) -> list[str] | None:
