@@ -19,3 +19,11 @@ class Identity:
     """Length of the window; None means the server's default."""
     expires_at: float | None
     """Seconds since the epoch after which the key is no longer good; None means never."""
+    token_limit: int | None = None
+    """Tokens per window; like all below 0 for no limit, and None for the server's default."""
+    token_window_seconds: int | None = None
+    max_concurrent: int | None = None
+    """Requests that may be in the proxy at the same time."""
+    day_budget: int | None = None
+    """Tokens per UTC day."""
+    month_budget: int | None = None
