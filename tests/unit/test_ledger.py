@@ -211,13 +211,15 @@ def tick(world: World, seconds: float) -> None:
 
 
 def spend(world: World, process: int, times: int) -> int:
-    """Requests one after the other; how many were let in."""
+    """Requests one after the other, with a pause after a refusal; how many were let in."""
     allowed = 0
     for _ in range(times):
         ask = world.ask(process, 1)
         for _ in range(10):
             if ask is None or ask.answer is not None:
                 break
+            tick(world, STEP_SECONDS)
+        if not world.held:
             tick(world, STEP_SECONDS)
         while world.held:
             world.end(0, 1.0)

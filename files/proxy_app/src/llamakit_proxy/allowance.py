@@ -63,38 +63,36 @@ class Allowance:
 
     def refusal(self, amount: int) -> ApiError:
         """The 429 for a request that asked for ``amount`` and was not allowed."""
-        rule = self.rule
-        code, kind, what = "rate_limit_exceeded", "requests", "requests"
-        if rule.kind is Kind.CONCURRENT:
-            reached = f"You have {rule.limit} requests here at once, as many as you may have."
-        elif rule.kind.calendar:
-            code, kind, what = "insufficient_quota", "insufficient_quota", "tokens"
-            reached = (
-                f"Your budget of {rule.limit} tokens per {rule.kind} has {self.remaining} left; "
-                f"this request may take {amount}."
-            )
-        elif rule.kind is Kind.TOKENS:
-            kind, what = "tokens", "tokens"
-            reached = (
-                f"Rate limit reached: {rule.limit} tokens per {duration(rule.window)}, "
-                f"{self.remaining} left; this request may take {amount}."
-            )
-        else:
-            reached = f"Rate limit reached: {rule.limit} requests per {duration(rule.window)}."
+        headers = {}
         if self.retry_seconds is None:
-            return ApiError(
-                429,
-                code,
-                f"{reached} That is more than there ever is: ask for fewer {what}.",
-                type=kind,
-                headers={"x-should-retry": "false"},
-            )
-        wait = max(1, ceil(self.retry_seconds))
-        headers = {"Retry-After": str(wait)}
-        if rule.kind.calendar:
+            then = "That is more than there ever is: lower max_tokens, or send less."
+        else:
+            wait = max(1, ceil(self.retry_seconds))
+            then = f"Try again in {duration(wait)}."
+            headers["Retry-After"] = str(wait)
+        if self.retry_seconds is None or self.rule.kind.calendar:
+            # Clients that try again by themselves would do it in vain.
             headers["x-should-retry"] = "false"
-        message = f"{reached} Try again in {duration(wait)}."
-        return ApiError(429, code, message, type=kind, headers=headers)
+        message = f"{self._reached(amount)} {then}"
+        if self.rule.kind.calendar:
+            return ApiError(
+                429, "insufficient_quota", message, type="insufficient_quota", headers=headers
+            )
+        what = "tokens" if self.rule.kind is Kind.TOKENS else "requests"
+        return ApiError(429, "rate_limit_exceeded", message, type=what, headers=headers)
+
+    def _reached(self, amount: int) -> str:
+        rule = self.rule
+        if rule.kind is Kind.REQUESTS:
+            return f"Rate limit reached: {rule.limit} requests per {duration(rule.window)}."
+        if rule.kind is Kind.CONCURRENT:
+            return f"You have {rule.limit} requests here already, as many as you may at once."
+        span = rule.kind.value if rule.kind.calendar else duration(rule.window)
+        what = "Budget used up" if rule.kind.calendar else "Rate limit reached"
+        return (
+            f"{what}: of {rule.limit} tokens per {span} {self.remaining} are left, and this "
+            f"request may take {amount}."
+        )
 
 
 def granted(rule: Rule, remaining: int, until_reset: float | None = None) -> Allowance:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from .allowance import Allowance, Kind, Rule
 from .meter import CONCURRENT_RETRY_SECONDS, Ask, Meter, Refusal
+from .window import SLICES
 
 MAX_METERS = 100_000
 LEASE_SECONDS = 10.0
@@ -28,6 +29,7 @@ IDLE_SECONDS = 30.0
 GRACE_SECONDS = 0.3
 """How long somebody waits for what another process has in stock, and is asked to give back."""
 AGAIN_SECONDS = 0.04
+SOON_SECONDS = 0.1
 RECALL_SECONDS = 3.0
 REFUSED_SECONDS = 0.1
 """A refusal holds for so long without asking again, so that refusing costs next to nothing."""
@@ -86,8 +88,8 @@ class Ledger:
 
     @property
     def due(self) -> bool:
-        """Whether there is something to report at once."""
-        return bool(self._due)
+        """Whether there is something to report before the next round."""
+        return bool(self._due or self._again)
 
     def meter(self, user: int, rule: Rule) -> Meter:
         """The user's meter for this kind, under this rule from now on."""
@@ -137,9 +139,14 @@ class Ledger:
     def settle(self, meter: Meter, reserved: int, used: int, now: float) -> None:
         """What a request held is over; ``used`` of it, or more, is spent."""
         meter.settle(reserved, used, now)
-        # Somebody elsewhere may be waiting for the rest.
-        if used < reserved and meter.scarce(now) and meter.left(now):
+        if not meter.scarce(now):
+            self._rounds.setdefault(meter, now)
+        elif used < reserved and meter.left(now):
+            # Somebody elsewhere may be waiting for the rest.
             self._due[meter] = None
+        else:
+            # The sooner it is known as spent, the sooner it is free again.
+            self._again.setdefault(meter, now + SOON_SECONDS)
 
     def recall(self, user: int, kind: str, now: float) -> None:
         """Another process is in need of what may be idle here."""
@@ -272,7 +279,7 @@ class Ledger:
                 ask.answer = meter.allowance(now)
             elif not ask.reported:
                 self._due[meter] = None
-            elif answer.idle > 0 and now < ask.at + GRACE_SECONDS:
+            elif now < ask.at + _patience(meter.rule, answer):
                 ask.reported = False
                 self._again[meter] = now + AGAIN_SECONDS
             else:
@@ -307,10 +314,23 @@ class Ledger:
             self._rounds.pop(meter, None)
 
 
+def _patience(rule: Rule, answer: Answer) -> float:
+    """How long to ask again before somebody is refused."""
+    if answer.idle > 0:
+        return GRACE_SECONDS
+    # A client that has its answer from one host may be at the next before the first has said so.
+    return AGAIN_SECONDS if rule.kind is Kind.CONCURRENT else 0.0
+
+
 def _refusal(meter: Meter, amount: int, answer: Answer, now: float) -> Refusal:
     rule = meter.rule
     remaining = max(0, answer.free + meter.left(now))
-    reset = max((out for out, _ in answer.outs), default=0.0)
+    outs = answer.outs
+    if rule.window:
+        # A lease is taken for spent: it will be by then, or given back before.
+        longest = rule.window * (1 + 1 / SLICES)
+        outs = tuple((min(out, longest), counted) for out, counted in outs)
+    reset = max((out for out, _ in outs), default=0.0)
     retry: float | None = reset
     if amount > rule.limit:
         retry = None
@@ -318,7 +338,7 @@ def _refusal(meter: Meter, amount: int, answer: Answer, now: float) -> Refusal:
         retry = CONCURRENT_RETRY_SECONDS
     else:
         short = amount - answer.free - meter.left(now)
-        for out, counted in answer.outs:
+        for out, counted in outs:
             short -= counted
             if short <= 0:
                 retry = out
