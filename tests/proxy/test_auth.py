@@ -269,11 +269,18 @@ async def test_a_change_of_limits_reaches_the_identity(
 ) -> None:
     key = users.create(admin, "alice")
     assert (await store.authenticate(bearer(key))).rate_limit is None
-    users.set_limit(admin, "alice", 3, 60)
+    users.set_limits(admin, "alice", {"rate_limit": 3, "token_limit": 9, "month_budget": 8})
     users.allow_models(admin, "alice", ["tiny"])
     await asyncio.sleep(REVOKED_WITHIN_SECONDS)
     identity = await store.authenticate(bearer(key))
     assert (identity.rate_limit, identity.allowed_models) == (3, frozenset({"tiny"}))
+    assert (identity.token_limit, identity.day_budget, identity.month_budget) == (9, None, 8)
+    for column in users.LIMITS:
+        users.set_limits(admin, "alice", {column: 77})
+        deadline = time.monotonic() + REVOKED_WITHIN_SECONDS
+        while getattr(await store.authenticate(bearer(key)), column) != 77:
+            assert time.monotonic() < deadline, column
+            await asyncio.sleep(0.01)
 
 
 async def test_expiry_is_looked_at_on_every_use(store: KeyStore, admin: psycopg.Connection) -> None:

@@ -49,13 +49,14 @@ def test_create_prints_the_key_alone_and_once(command: Command, admin: psycopg.C
 def test_create_with_everything(command: Command) -> None:
     result = command(
         "user", "create", "alice", "--expires", "30d", "--rate-limit", "5", "--rate-window", "10",
-        "--models", "tiny, big,tiny", "--label", "laptop", "--json",
+        "--models", "tiny, big,tiny", "--label", "laptop", "--day-budget", "900", "--json",
     )  # fmt: skip
     made = json.loads(result.out)
     assert set(made) == {"username", "key_id", "key"}
     shown = json.loads(command("user", "show", "alice", "--json").out)
     assert shown["allowed_models"] == ["tiny", "big"]
     assert (shown["rate_limit"], shown["rate_window_seconds"]) == (5, 10)
+    assert (shown["day_budget"], shown["month_budget"], shown["used"]) == (900, None, {})
     assert shown["keys"][0]["label"] == "laptop"
     assert shown["keys"][0]["expires_at"] is not None
     assert "secret" not in json.dumps(shown)
@@ -120,6 +121,9 @@ BAD_ARGUMENTS = [
     ["rotate", "alice", "--overlap", "1 day"],
     ["set-limit", "alice"],
     ["set-limit", "alice", "--rate-limit", "1.5"],
+    ["set-limit", "alice", "--token-window", "none"],
+    ["set-limit", "alice", "--month-budget", "9" * 16],
+    ["set-limit", "alice", "--max-concurrent", "-1"],
     ["allow-models", "alice"],
     ["explode", "alice"],
 ]
@@ -226,6 +230,22 @@ def test_limits_and_models(command: Command) -> None:
     ).out  # fmt: skip
     assert "none" in command("user", "set-limit", "alice", "--rate-limit", "0").out
     assert "default" in command("user", "set-limit", "alice", "--rate-limit", "default").out
+    shown = command(
+        "user", "set-limit", "alice", "--token-limit", "5000", "--token-window", "30",
+        "--max-concurrent", "2", "--day-budget", "0", "--month-budget", "123456789012",
+    ).out  # fmt: skip
+    expected = "5000 tokens per 30 s, 2 at once, no day budget, 123456789012 tokens a month"
+    assert shown == f"alice: limit: {expected}\n"
+    # What is not named stays, but a limit without a window has the server's.
+    assert "5000 tokens per 30 s" in command(
+        "user", "set-limit", "alice", "--max-concurrent", "none"
+    ).out  # fmt: skip
+    assert "any number at once" in command("user", "list").out
+    shown = command("user", "set-limit", "alice", "--token-limit", "7").out
+    assert "7 tokens per window, any" in shown
+    every = ["--rate-limit", "--token-limit", "--max-concurrent", "--day-budget", "--month-budget"]
+    defaults = [word for option in every for word in (option, "default")]
+    assert command("user", "set-limit", "alice", *defaults).out == "alice: limit: default\n"
     assert "a,b" in command("user", "allow-models", "alice", "--models", "a,b").out
     assert "all" in command("user", "allow-models", "alice", "--models", "all").out
 

@@ -21,7 +21,7 @@ import psycopg
 
 from llamakit_proxy import users
 from llamakit_proxy.database import Role, connect
-from llamakit_proxy.settings import Settings
+from llamakit_proxy.settings import Settings, from_values
 from llamakit_proxy.tls import client_context
 
 from .backend import KEY, free_port
@@ -81,6 +81,17 @@ class Proxy:
                     return
             time.sleep(0.05)
         raise RuntimeError(f"the proxy did not start:\n{self.log.read_text()[-2000:]}")
+
+    def twin(self, folder: Path) -> "Proxy":
+        """Another proxy on the same database, as on another host. It does not run yet."""
+        values = {
+            "LLAMA_PROXY_PORT": str(free_port()),
+            "LLAMA_PROXY_ROUTES": str(folder / "proxy_routes.json"),
+        }
+        environment = {**self.environment, **values}
+        twin = Proxy(environment, from_values(environment), folder, list(self.models))
+        twin.write_routes()
+        return twin
 
     def launch(self) -> None:
         """Start, and don't wait."""

@@ -1,80 +1,113 @@
-"""The rate limiter's promise: never more than the limit in any stretch of one window."""
+"""What is counted in a window, and how limits are told to clients."""
 
 from math import ceil
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamakit_proxy.limits import SLICES, RateLimiter, duration
+from llamakit_proxy.allowance import Allowance, Kind, Rule, duration, granted
+from llamakit_proxy.identity import Identity
+from llamakit_proxy.limits import prompt_estimate, rules_of
+from llamakit_proxy.settings import from_values
+from llamakit_proxy.window import SLICES, Window
+
+SIXTY = Rule(Kind.REQUESTS, 60, 60)
 
 
 @given(
-    limit=st.integers(1, 20),
-    window=st.sampled_from([1.0, 7.0, 60.0]),
-    gaps=st.lists(st.floats(0, 30), min_size=1, max_size=200),
+    length=st.sampled_from([1.0, 7.0, 60.0]),
+    spent=st.lists(st.tuples(st.floats(0, 30), st.integers(1, 9)), min_size=1, max_size=200),
 )
-def test_never_too_many_and_never_too_strict(limit: int, window: float, gaps: list[float]) -> None:
-    limiter = RateLimiter()
-    now, allowed = 1000.0, list[float]()
-    for gap in gaps:
+def test_a_window_never_forgets_too_early_and_hardly_too_late(
+    length: float, spent: list[tuple[float, int]]
+) -> None:
+    window = Window(length)
+    now, past = 1000.0, list[tuple[float, int]]()
+    for gap, amount in spent:
         now += gap
-        answer = limiter.ask(1, limit, window, now)
-        recent = [at for at in allowed if at > now - window]
-        if answer.allowed:
-            assert len(recent) < limit
-            allowed.append(now)
-        else:
-            # One slice of the window is how much later a place may become free.
-            assert len([at for at in allowed if at > now - window * (1 + 1 / SLICES)]) >= limit
-            later = now + answer.retry_seconds + 1e-6
-            assert RateLimiterCopy(limiter).ask(1, limit, window, later).allowed
-        assert 0 <= answer.remaining < limit
+        used = window.used(now)
+        assert used >= sum(spent for at, spent in past if at > now - length)
+        late = length * (1 + 1 / SLICES) + 1e-6
+        assert used <= sum(spent for at, spent in past if at > now - late)
+        if used:
+            part = ceil(used / 2)
+            later = now + window.until_free(part, now) + 1e-6
+            assert sum(spent for at, spent in past if at > later - length) <= used - part
+            assert window.until_free(part, now) <= window.until_empty(now)
+        window.add(amount, now)
+        past.append((now, amount))
 
 
-class RateLimiterCopy(RateLimiter):
-    """A limiter with another's state, to ask what would be."""
-
-    def __init__(self, other: RateLimiter) -> None:
-        from copy import deepcopy
-
-        self.__dict__.update(deepcopy(other.__dict__))
-
-
-def test_users_do_not_share_and_none_is_no_limit() -> None:
-    limiter = RateLimiter()
-    assert limiter.ask(1, 1, 60, 0).allowed
-    assert not limiter.ask(1, 1, 60, 1).allowed
-    assert limiter.ask(2, 1, 60, 1).allowed
-    assert all(limiter.ask(3, 0, 60, 1).allowed for _ in range(1000))
-    assert limiter.ask(3, 0, 60, 1).headers() == []
+def test_a_window_of_another_length_keeps_what_was_spent() -> None:
+    window = Window(10)
+    window.add(3, 100.0)
+    window.length = 60
+    assert window.used(150.0) == 3
+    assert window.used(161.0) == 0
 
 
-def test_a_lower_limit_holds_at_once() -> None:
-    limiter = RateLimiter()
-    for second in range(10):
-        assert limiter.ask(1, 10, 60, float(second)).allowed
-    answer = limiter.ask(1, 2, 60, 20.0)
-    assert not answer.allowed
-    assert 48 <= answer.retry_seconds <= 50
-    assert not limiter.ask(1, 2, 60, 20.0 + answer.retry_seconds - 2).allowed
-    assert limiter.ask(1, 2, 60, 20.0 + answer.retry_seconds).allowed
+def test_headers() -> None:
+    assert granted(SIXTY, 58).headers() == [
+        (b"x-ratelimit-limit-requests", b"60"),
+        (b"x-ratelimit-remaining-requests", b"58"),
+        (b"x-ratelimit-reset-requests", b"1m1s"),
+    ]
+    assert granted(Rule(Kind.TOKENS, 9, 60), -3).headers()[1][1] == b"0"
+    for kind in (Kind.CONCURRENT, Kind.DAY, Kind.MONTH):
+        assert granted(Rule(kind, 5), 1).headers() == []
 
 
-def test_memory_is_bounded() -> None:
-    limiter = RateLimiter(max_users=100)
-    for user in range(1000):
-        limiter.ask(user, 5, 60, float(user))
-    assert len(limiter) == 100
-
-
-def test_refusal() -> None:
-    limiter = RateLimiter()
-    limiter.ask(1, 1, 60, 0.0)
-    refusal = limiter.ask(1, 1, 60, 59.9).refusal(60)
-    assert refusal.status == 429
-    assert int(refusal.headers["Retry-After"]) == ceil(60 + 60 / SLICES - 59.9)
+def test_refusals() -> None:
+    for rule, code, kind in (
+        (SIXTY, "rate_limit_exceeded", "requests"),
+        (Rule(Kind.CONCURRENT, 5), "rate_limit_exceeded", "requests"),
+        (Rule(Kind.TOKENS, 100, 60), "rate_limit_exceeded", "tokens"),
+        (Rule(Kind.DAY, 100), "insufficient_quota", "insufficient_quota"),
+        (Rule(Kind.MONTH, 100), "insufficient_quota", "insufficient_quota"),
+    ):
+        error = Allowance(rule, False, 0, 50.0, 41.2).refusal(70)
+        assert (error.status, error.code, error.type) == (429, code, kind)
+        assert error.headers["Retry-After"] == "42"
+        # Clients that try again by themselves do it in vain when a day has to pass.
+        assert ("x-should-retry" in error.headers) == rule.kind.calendar
+        assert "42s" in error.message
+        never = Allowance(rule, False, 0, 50.0, None).refusal(1000)
+        assert "Retry-After" not in never.headers
+        assert never.headers["x-should-retry"] == "false"
 
 
 def test_durations() -> None:
     written = {0: "0ms", 0.0125: "13ms", 1: "1s", 59.5: "1m0s", 360: "6m0s", 3600: "1h0m0s"}
     assert {seconds: duration(seconds) for seconds in written} == written
+
+
+def test_rules() -> None:
+    settings = from_values(
+        {
+            "LLAMA_PROXY_ROUTES": "r",
+            "LLAMAKIT_SECRETS_DIR": "s",
+            "LLAMA_PROXY_TOKEN_LIMIT": "1000",
+            "LLAMA_PROXY_MAX_CONCURRENT": "3",
+        }
+    )
+    user: dict[str, Any] = {"user_id": 1, "username": "a", "key_id": "k", "allowed_models": None}
+    nothing: dict[str, Any] = {"rate_limit": None, "rate_window_seconds": None, "expires_at": None}
+    default = rules_of(Identity(**user, **nothing), settings)
+    assert default.requests == SIXTY
+    assert default.concurrent == Rule(Kind.CONCURRENT, 3)
+    assert default.tokens == (Rule(Kind.TOKENS, 1000, 60),)
+    own: dict[str, Any] = {
+        "token_limit": 0,
+        "max_concurrent": 0,
+        "day_budget": 7,
+        "month_budget": 8,
+    }
+    rules = rules_of(Identity(**user, **{**nothing, "rate_limit": 0}, **own), settings)
+    assert rules.requests is None
+    assert rules.concurrent is None
+    assert rules.tokens == (Rule(Kind.DAY, 7), Rule(Kind.MONTH, 8))
+
+
+def test_a_prompt_is_a_token_for_three_bytes() -> None:
+    assert [prompt_estimate(size) for size in (0, 1, 3, 4)] == [0, 1, 1, 2]

@@ -16,6 +16,8 @@ def test_defaults() -> None:
     settings = from_values(NEEDED)
     assert (settings.proxy_host, settings.proxy_port) == ("127.0.0.1", 8001)
     assert (settings.rate_limit, settings.rate_window_seconds) == (60, 60)
+    assert (settings.token_limit, settings.token_window_seconds) == (0, 60)
+    assert (settings.max_concurrent, settings.day_budget, settings.month_budget) == (0, 0, 0)
     assert (settings.drain_timeout_seconds, settings.reload_drain_timeout_seconds) == (20, 300)
     assert (settings.tls, settings.release) == (False, None)
 
@@ -39,6 +41,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("LLAMA_PROXY_PORT", "70000"),
         ("LLAMA_PROXY_RATE_LIMIT", "-1"),
         ("LLAMA_PROXY_RATE_WINDOW_SECONDS", "0"),
+        ("LLAMA_PROXY_TOKEN_WINDOW_SECONDS", "0"),
+        ("LLAMA_PROXY_MONTH_BUDGET", "1e6"),
         ("LLAMA_PROXY_MAX_BODY_BYTES", "1e6"),
         ("LLAMA_PROXY_STALL_TIMEOUT_SECONDS", "nan"),
         ("LLAMA_PROXY_QUEUE_TIMEOUT_SECONDS", "inf"),

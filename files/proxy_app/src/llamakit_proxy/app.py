@@ -5,7 +5,6 @@ application. Everything is decided on ``scope["path"]`` alone, never on Host or 
 """
 
 import asyncio
-import time
 from dataclasses import dataclass
 
 from . import client_address, endpoints, load_view, pages, scopes
@@ -13,7 +12,6 @@ from .auth import RefusedKeyError
 from .body import ClientGoneError, Receive
 from .errors import ApiError
 from .exchange import ABORT, Cause, Exchange, Scope, Send
-from .identity import Identity
 from .logging import LOGGER
 from .queue import stopping
 from .service import Service
@@ -127,7 +125,7 @@ class Application:
         exchange.identity = identity
         if service.stopping:
             raise stopping()
-        self._check_limit(exchange, identity)
+        await service.limits.enter(exchange, identity)
         scopes.check(identity, exchange.scope["path"])
         if target is None:
             if exchange.path == UNKNOWN:
@@ -148,20 +146,6 @@ class Application:
                 type="invalid_request_error",
                 headers={"Allow": target.allow},
             )
-
-    def _check_limit(self, exchange: Exchange, identity: Identity) -> None:
-        settings = self.service.settings
-        limit, window = identity.rate_limit, identity.rate_window_seconds
-        window = settings.rate_window_seconds if window is None else window
-        allowance = self.service.limiter.ask(
-            identity.user_id,
-            settings.rate_limit if limit is None else limit,
-            window,
-            time.monotonic(),
-        )
-        exchange.headers.extend(allowance.headers())
-        if not allowance.allowed:
-            raise allowance.refusal(window)
 
     async def _cut_short(self, exchange: Exchange) -> None:
         """The task was cancelled: by ``Exchange.interrupt``, which says why, or by the server

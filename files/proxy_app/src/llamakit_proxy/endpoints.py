@@ -10,6 +10,7 @@ from . import validate, wire
 from .embeddings import Embedder
 from .errors import ApiError, invalid
 from .exchange import Exchange
+from .limits import prompt_estimate
 from .relay import Relay
 from .routes import Kind, Route
 from .service import Service
@@ -52,12 +53,15 @@ async def embedding(service: Service, exchange: Exchange) -> None:
     route = _route(service, exchange, document, "embedding")
     prepared = validate.embedding(document)
     embedder = Embedder(exchange, service.settings, route)
+    most = route.n_ctx * len(prepared.inputs)
+    await service.limits.reserve(exchange, min(prompt_estimate(exchange.request_bytes), most), 0)
     _measure_overhead(exchange)
     exchange.watch_client()
     with service.backends.queue(route).enter(_user(exchange)) as place:
         with _timed(exchange):
             if place.ready is not None:
                 await place.ready
+        exchange.begun = True
         await embedder.run(service.backends.upstream(place.backend), prepared.inputs)
     exchange.enter(None)
     exchange.prompt_tokens, exchange.completion_tokens = embedder.tokens, 0
@@ -67,6 +71,9 @@ async def embedding(service: Service, exchange: Exchange) -> None:
 async def _generate(service: Service, exchange: Exchange, route: Route, prepared: Prepared) -> None:
     exchange.stream = prepared.stream
     body = request_body.dump(prepared.document)
+    completion: int = prepared.document["max_tokens"]
+    prompt = min(prompt_estimate(len(body)), max(1, route.n_ctx - completion))
+    await service.limits.reserve(exchange, prompt, completion)
     _measure_overhead(exchange)
     exchange.watch_client()
     relay = Relay(exchange, prepared, service.settings)
@@ -74,6 +81,7 @@ async def _generate(service: Service, exchange: Exchange, route: Route, prepared
         with service.backends.queue(route).enter(_user(exchange)) as place:
             with _timed(exchange):
                 await relay.wait(place)
+            exchange.begun = True
             await relay.run(service.backends.upstream(place.backend), body)
         exchange.enter(None)
         await relay.deliver()

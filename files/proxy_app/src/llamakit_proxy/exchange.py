@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from . import sse, wire
 from .body import Receive
+from .charge import Charge
 from .errors import ApiError
 from .identity import Identity
 from .watchdog import Watchdog
@@ -67,6 +68,8 @@ class Exchange:
         self.created_at = time.time()
         self.started_at = time.perf_counter()
         self.identity: Identity | None = None
+        self.charge: Charge | None = None
+        """What it holds of the user's limits."""
         self.model: str | None = None
         self.stream = False
         self.status = 0
@@ -76,6 +79,10 @@ class Exchange:
         self.response_bytes = 0
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
+        self.begun = False
+        """Whether a backend was asked."""
+        self.generated = 0
+        """Pieces of an answer that came from the backend; each is about a token."""
         self.ttft_seconds: float | None = None
         self.queue_seconds: float | None = None
         self.overhead_seconds: float | None = None

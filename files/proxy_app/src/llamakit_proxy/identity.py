@@ -21,3 +21,11 @@ class Identity:
     """Seconds since the epoch after which the key is no longer good; None means never."""
     scopes: frozenset[str] = frozenset({"inference"})
     """What the key is for."""
+    token_limit: int | None = None
+    """Tokens per window; like all below 0 for no limit, and None for the server's default."""
+    token_window_seconds: int | None = None
+    max_concurrent: int | None = None
+    """Requests that may be in the proxy at the same time."""
+    day_budget: int | None = None
+    """Tokens per UTC day."""
+    month_budget: int | None = None

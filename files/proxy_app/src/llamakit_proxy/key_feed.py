@@ -51,7 +51,8 @@ LIMIT %(limit)s
 _KEYS = """
 SELECT public_id, sha256, status = 'active' AND revoked_at IS NULL,
        extract(epoch FROM expires_at)::float8,
-       users.id, username, allowed_models, rate_limit, rate_window_seconds, scopes
+       users.id, username, allowed_models, scopes, rate_limit, rate_window_seconds,
+       token_limit, token_window_seconds, max_concurrent, day_budget, month_budget
 FROM api_keys JOIN users ON users.id = user_id WHERE public_id = ANY(%s)
 """
 # Rows another process is writing are skipped: it writes about the same time.
@@ -283,16 +284,22 @@ class KeyFeed:
 
 
 def _cached_key(row: tuple[Any, ...]) -> CachedKey:
-    public_id, sha256, active, expires_at, user_id, username, models, limit, window, scopes = row
+    public_id, sha256, active, expires_at, user_id, username, models, scopes, *limits = row
+    rate_limit, rate_window, token_limit, token_window, concurrent, day, month = limits
     identity = Identity(
         user_id=user_id,
         username=username,
         key_id=public_id,
         allowed_models=None if models is None else frozenset(models),
-        rate_limit=limit,
-        rate_window_seconds=window,
+        rate_limit=rate_limit,
+        rate_window_seconds=rate_window,
         expires_at=expires_at,
         scopes=frozenset(scopes),
+        token_limit=token_limit,
+        token_window_seconds=token_window,
+        max_concurrent=concurrent,
+        day_budget=day,
+        month_budget=month,
     )
     return CachedKey(identity, active, bytes(sha256))
 

@@ -1,142 +1,185 @@
-"""How often a user may ask: requests per sliding window, exact within this process."""
+"""How much a user may use: requests, tokens, requests at a time, budgets.
 
-from collections import OrderedDict, deque
-from dataclasses import dataclass
-from math import ceil
+The stage between the key and the body, and the places where a request says what it will take and
+what it took. What it is decided on is the ledger's; this waits for it and answers for it.
+"""
 
-from .errors import ApiError
+import time
+from collections.abc import Sequence
 
-SLICES = 64
-"""A window is counted in this many slices: the memory for one user, and how much later than
-strictly necessary (one slice) a request may count as out of the window. Never earlier."""
-MAX_USERS = 100_000
+from .allowance import Allowance, Kind, Rule
+from .charge import Charge, Rules
+from .exchange import Cause, Exchange
+from .identity import Identity
+from .lease_feed import LeaseFeed
+from .ledger import Ledger
+from .meter import Meter
+from .settings import Settings
+
+BYTES_PER_TOKEN = 3
+"""A prompt is taken for a token for so many bytes until the model server has counted it. English
+has about four, other scripts and code two to three."""
+_MAX_RULES = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a user has after asking. ``limit`` 0 means there is no limit."""
+class Limits:
+    """The limits of one proxy process."""
 
-    allowed: bool
-    limit: int
-    remaining: int
-    reset_seconds: float
-    """Until the whole limit is free again."""
-    retry_seconds: float
-    """Until the next request is allowed; 0 when one is."""
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ledger = Ledger()
+        self._feed = LeaseFeed(settings, self._ledger)
+        self._rules: dict[tuple[int | None, ...], Rules] = {}
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """OpenAI's rate limit headers; none without a limit."""
-        if not self.limit:
-            return []
-        return [
-            (b"x-ratelimit-limit-requests", b"%d" % self.limit),
-            (b"x-ratelimit-remaining-requests", b"%d" % self.remaining),
-            (b"x-ratelimit-reset-requests", duration(self.reset_seconds).encode()),
+    @property
+    def connected(self) -> bool:
+        """Whether the limits are shared with other processes now."""
+        return self._feed.connected
+
+    async def start(self) -> None:
+        """Connect to the accounts; returns after a few seconds also when Postgres is away."""
+        await self._feed.start()
+
+    async def close(self) -> None:
+        """Give back what is not spent."""
+        await self._feed.close()
+
+    async def enter(self, exchange: Exchange, identity: Identity) -> None:
+        """Count a request, and that it is here. ApiError 429 when it may not be."""
+        rules = self._rules_of(identity)
+        if rules.requests is None and rules.concurrent is None and not rules.tokens:
+            return
+        charge = exchange.charge = Charge(rules)
+        user = identity.user_id
+        meters = [
+            self._ledger.meter(user, rule)
+            for rule in (rules.concurrent, rules.requests)
+            if rule is not None
         ]
+        answers = await self._acquire(meters, 1)
+        for answer in answers:
+            exchange.headers.extend(answer.headers())
+            if not answer.allowed:
+                raise answer.refusal(1)
+        now = time.monotonic()
+        for meter in meters:
+            if meter.rule.kind is Kind.CONCURRENT:
+                charge.slot = meter
+            else:
+                self._ledger.settle(meter, 1, 1, now)
 
-    def refusal(self, window: float) -> ApiError:
-        """The 429 for a request that was not allowed."""
-        wait = max(1, ceil(self.retry_seconds))
-        return ApiError(
-            429,
-            "rate_limit_exceeded",
-            f"Rate limit reached: {self.limit} requests per {duration(window)}. "
-            f"Try again in {duration(wait)}.",
-            type="requests",
-            headers={"Retry-After": str(wait)},
+    async def reserve(self, exchange: Exchange, prompt: int, completion: int) -> None:
+        """Hold as many tokens as the request may take. ApiError 429 when there are not so many."""
+        charge = exchange.charge
+        if charge is None or not charge.rules.tokens or exchange.identity is None:
+            return
+        user = exchange.identity.user_id
+        meters = [self._ledger.meter(user, rule) for rule in charge.rules.tokens]
+        amount = prompt + completion
+        answers = await self._acquire(meters, amount)
+        for answer in answers:
+            exchange.headers.extend(answer.headers())
+            if not answer.allowed:
+                raise answer.refusal(amount)
+        charge.meters, charge.reserved, charge.prompt = meters, amount, prompt
+
+    def leave(self, exchange: Exchange) -> None:
+        """The request is over: what it did not use is free again."""
+        charge, exchange.charge = exchange.charge, None
+        if charge is None:
+            return
+        now = time.monotonic()
+        if charge.slot is not None:
+            self._ledger.settle(charge.slot, 1, 0, now)
+        if charge.meters:
+            used = _used(exchange, charge)
+            for meter in charge.meters:
+                self._ledger.settle(meter, charge.reserved, used, now)
+        if self._ledger.due:
+            self._feed.wake()
+
+    async def _acquire(self, meters: Sequence[Meter], amount: int) -> list[Allowance]:
+        """Hold ``amount`` of each, or of none. The answers end with the first that is a no."""
+        answers: list[Allowance] = []
+        held: list[Meter] = []
+        try:
+            for meter in meters:
+                now = time.monotonic()
+                if self._ledger.take(meter, amount, now):
+                    answer = meter.allowance(now)
+                else:
+                    refusal = meter.known_refusal(amount, now)
+                    answer = refusal or await self._feed.ask(meter, amount)
+                answers.append(answer)
+                if not answer.allowed:
+                    break
+                held.append(meter)
+        finally:
+            if len(held) < len(meters):
+                now = time.monotonic()
+                for meter in held:
+                    self._ledger.settle(meter, amount, 0, now)
+            if self._ledger.due:
+                self._feed.wake()
+        return answers
+
+    def _rules_of(self, identity: Identity) -> Rules:
+        key = (
+            identity.rate_limit,
+            identity.rate_window_seconds,
+            identity.token_limit,
+            identity.token_window_seconds,
+            identity.max_concurrent,
+            identity.day_budget,
+            identity.month_budget,
         )
+        rules = self._rules.get(key)
+        if rules is None:
+            if len(self._rules) >= _MAX_RULES:
+                self._rules.clear()
+            rules = self._rules[key] = rules_of(identity, self._settings)
+        return rules
 
 
-UNLIMITED = Allowance(True, 0, 0, 0.0, 0.0)
+def rules_of(identity: Identity, settings: Settings) -> Rules:
+    """A user's own limits, and the server's where they have none."""
+
+    def rule(kind: Kind, own: int | None, default: int, window: int = 0) -> Rule | None:
+        limit = default if own is None else own
+        return Rule(kind, limit, window) if limit else None
+
+    tokens = (
+        rule(
+            Kind.TOKENS,
+            identity.token_limit,
+            settings.token_limit,
+            identity.token_window_seconds or settings.token_window_seconds,
+        ),
+        rule(Kind.DAY, identity.day_budget, settings.day_budget),
+        rule(Kind.MONTH, identity.month_budget, settings.month_budget),
+    )
+    return Rules(
+        requests=rule(
+            Kind.REQUESTS,
+            identity.rate_limit,
+            settings.rate_limit,
+            identity.rate_window_seconds or settings.rate_window_seconds,
+        ),
+        concurrent=rule(Kind.CONCURRENT, identity.max_concurrent, settings.max_concurrent),
+        tokens=tuple(found for found in tokens if found is not None),
+    )
 
 
-class _Window:
-    __slots__ = ("length", "slices", "used")
-
-    def __init__(self, length: float) -> None:
-        self.length = length
-        self.used = 0
-        self.slices: deque[list[float]] = deque()
-        """(start of the slice, requests in it), oldest first."""
-
-    def expire(self, now: float) -> None:
-        edge = now - self.length
-        width = self.length / SLICES
-        while self.slices and self.slices[0][0] + width <= edge:
-            self.used -= int(self.slices.popleft()[1])
+def prompt_estimate(size: int) -> int:
+    """Tokens that a prompt of ``size`` bytes is taken for."""
+    return -(-size // BYTES_PER_TOKEN)
 
 
-class RateLimiter:
-    """Sliding windows per user. In no stretch of ``window`` seconds are there more than ``limit``
-    requests; refused requests do not count.
-
-    Later limiters (tokens, or shared between processes) can stand in its place: callers know
-    ``ask`` alone.
-    """
-
-    def __init__(self, *, max_users: int = MAX_USERS) -> None:
-        self._max_users = max_users
-        self._windows: OrderedDict[int, _Window] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._windows)
-
-    def ask(self, user: int, limit: int, window: float, now: float) -> Allowance:
-        """Count one request of ``user`` at ``now`` (seconds of a clock that never goes back)."""
-        if limit <= 0:
-            return UNLIMITED
-        state = self._windows.get(user)
-        if state is None or state.length != window:
-            state = self._windows[user] = _Window(window)
-            self._forget_oldest()
-        self._windows.move_to_end(user)
-        state.expire(now)
-        width = window / SLICES
-        if state.used >= limit:
-            return Allowance(
-                allowed=False,
-                limit=limit,
-                remaining=0,
-                reset_seconds=state.slices[-1][0] + width + window - now,
-                retry_seconds=self._until_free(state, limit, width, now),
-            )
-        start = now - now % width
-        if state.slices and state.slices[-1][0] >= start:
-            state.slices[-1][1] += 1
-        else:
-            state.slices.append([start, 1])
-        state.used += 1
-        return Allowance(
-            allowed=True,
-            limit=limit,
-            remaining=limit - state.used,
-            reset_seconds=state.slices[-1][0] + width + window - now,
-            retry_seconds=0.0,
-        )
-
-    @staticmethod
-    def _until_free(state: _Window, limit: int, width: float, now: float) -> float:
-        """When enough of the oldest slices have left: several, after a limit was lowered."""
-        excess = state.used - limit + 1
-        for start, count in state.slices:
-            excess -= int(count)
-            if excess <= 0:
-                return start + width + state.length - now
-        return state.length
-
-    def _forget_oldest(self) -> None:
-        while len(self._windows) > self._max_users:
-            self._windows.popitem(last=False)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as OpenAI's headers write them: ``850ms``, ``1s``, ``6m0s``, ``1h0m0s``."""
-    milliseconds = max(0, ceil(seconds * 1000))
-    if milliseconds < 1000:
-        return f"{milliseconds}ms"
-    whole = ceil(seconds)
-    minutes, rest = divmod(whole, 60)
-    if not minutes:
-        return f"{rest}s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
+def _used(exchange: Exchange, charge: Charge) -> int:
+    """Tokens a request took: what the backend counted; else, when it was cut off, what came."""
+    if exchange.prompt_tokens is not None:
+        return exchange.prompt_tokens + (exchange.completion_tokens or 0)
+    left_by_the_client = exchange.cause in (Cause.CLIENT_GONE, Cause.CLIENT_SLOW)
+    if exchange.generated or (exchange.begun and left_by_the_client):
+        return min(charge.reserved, charge.prompt + exchange.generated)
+    return 0

@@ -177,6 +177,7 @@ class Relay:
         payloads = self._splitter.feed(data) if data else []
         if payloads:
             exchange = self._exchange
+            exchange.generated += len(payloads)
             if exchange.ttft_seconds is None:
                 exchange.ttft_seconds = time.perf_counter() - exchange.started_at
                 self._progress.shorten(self._stall_seconds)

@@ -10,7 +10,7 @@ from .backends import Backends
 from .database import Role, password
 from .exchange import Exchange
 from .health import Health
-from .limits import RateLimiter
+from .limits import Limits
 from .logging import LOGGER, milliseconds, write_request
 from .metrics import Metrics, Reading
 from .request_log import RequestLog, RequestRow
@@ -29,7 +29,7 @@ class Service:
         self.settings = settings
         self.keys = KeyStore(settings)
         self.request_log = RequestLog(settings)
-        self.limiter = RateLimiter()
+        self.limits = Limits(settings)
         self.route_file = RouteFile(
             settings.routes_path,
             secret=settings.secret,
@@ -56,6 +56,7 @@ class Service:
         its schema is too old for this release.
         """
         await self.keys.start(until_connected=wait_for_database)
+        await self.limits.start()
         await self.request_log.start()
         self._poller = asyncio.create_task(self._follow_routes())
 
@@ -66,6 +67,7 @@ class Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._poller
         self.backends.close()
+        await self.limits.close()
         await self.request_log.close()
         await self.keys.close()
 
@@ -76,6 +78,7 @@ class Service:
 
     def account(self, exchange: Exchange) -> None:
         """A request is over: count it, log it, keep a row of it."""
+        self.limits.leave(exchange)
         seconds = time.perf_counter() - exchange.started_at
         self.metrics.observe(exchange, seconds)
         write_request(exchange, seconds)

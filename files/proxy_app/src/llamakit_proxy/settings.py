@@ -8,6 +8,8 @@ from pathlib import Path
 from .client_address import Network, networks
 
 CONFIG_VARIABLE = "LLAMAKIT_CONFIG"
+MAX_TOKENS = 10**15
+"""No limit of tokens is higher: what adds up stays far from what a bigint holds."""
 # What stands in examples, ours among them, in place of a secret.
 _EXAMPLES = frozenset(
     {
@@ -55,6 +57,14 @@ class Settings:
     rate_limit: int
     """Requests a user may make per window; 0 means no limit."""
     rate_window_seconds: int
+    token_limit: int
+    """Tokens a user may use per window; like the four below 0 for no limit."""
+    token_window_seconds: int
+    max_concurrent: int
+    """Requests of a user that may be in the proxy at the same time."""
+    day_budget: int
+    """Tokens a user may use per UTC day."""
+    month_budget: int
     max_body_bytes: int
     max_tokens: int
     """Cap and default of one completion's tokens, unless the route says otherwise."""
@@ -231,6 +241,11 @@ def from_values(values: Mapping[str, str]) -> Settings:
         trusted_proxies=read.networks("LLAMA_PROXY_TRUSTED_PROXIES"),
         rate_limit=read.integer("LLAMA_PROXY_RATE_LIMIT", 60, 0, 10_000_000),
         rate_window_seconds=read.integer("LLAMA_PROXY_RATE_WINDOW_SECONDS", 60, 1, 31 * day),
+        token_limit=read.integer("LLAMA_PROXY_TOKEN_LIMIT", 0, 0, MAX_TOKENS),
+        token_window_seconds=read.integer("LLAMA_PROXY_TOKEN_WINDOW_SECONDS", 60, 1, 31 * day),
+        max_concurrent=read.integer("LLAMA_PROXY_MAX_CONCURRENT", 0, 0, 100_000),
+        day_budget=read.integer("LLAMA_PROXY_DAY_BUDGET", 0, 0, MAX_TOKENS),
+        month_budget=read.integer("LLAMA_PROXY_MONTH_BUDGET", 0, 0, MAX_TOKENS),
         max_body_bytes=read.integer("LLAMA_PROXY_MAX_BODY_BYTES", 2 << 20, 1024, 64 << 20),
         max_tokens=read.integer("LLAMA_PROXY_MAX_TOKENS", 2048, 1, 1_000_000),
         queue_limit=read.integer("LLAMA_PROXY_QUEUE_LIMIT", 100, 0, 100_000),

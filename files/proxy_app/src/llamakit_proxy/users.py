@@ -1,13 +1,14 @@
 """What can be done with users and their keys. Every change is one transaction."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import class_row
 
 from . import keys
@@ -33,6 +34,11 @@ class User:
     status: Status
     rate_limit: int | None
     rate_window_seconds: int | None
+    token_limit: int | None
+    token_window_seconds: int | None
+    max_concurrent: int | None
+    day_budget: int | None
+    month_budget: int | None
     allowed_models: list[str] | None
     created_at: datetime
     active_keys: int
@@ -53,8 +59,18 @@ class Key:
     state: Literal["active", "expired", "revoked"]
 
 
+LIMITS = (
+    "rate_limit", "rate_window_seconds", "token_limit", "token_window_seconds", "max_concurrent",
+    "day_budget", "month_budget",
+)  # fmt: skip
+"""The columns of a user's limits: 0 for no limit (a window never is), None for the default."""
+NO_LIMITS: dict[str, int | None] = {
+    name: 0 for name in LIMITS if not name.endswith("_seconds")
+}
+
 _SELECT_USERS = """
-SELECT users.id, username, status, rate_limit, rate_window_seconds, allowed_models,
+SELECT users.id, username, status, rate_limit, rate_window_seconds, token_limit,
+       token_window_seconds, max_concurrent, day_budget, month_budget, allowed_models,
        users.created_at, max(last_used_at) AS last_used_at,
        count(public_id) FILTER (
            WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
@@ -68,6 +84,14 @@ SELECT public_id, label, scopes, created_at, expires_at, revoked_at, last_used_a
        CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
             WHEN expires_at <= now() THEN 'expired' ELSE 'active' END AS state
 FROM api_keys WHERE user_id = %s ORDER BY created_at, public_id
+"""
+# What is leased and idle is nobody's yet.
+_SELECT_USED = """
+SELECT kind, coalesce(sum(amount - idle) FILTER (
+           WHERE until > extract(epoch FROM now()) * 1000
+       ), 0)::bigint
+FROM limit_accounts LEFT JOIN unnest(untils, amounts, idles) AS e (until, amount, idle) ON true
+WHERE user_id = %s AND kind IN ('day', 'month') GROUP BY kind
 """
 
 
@@ -127,27 +151,27 @@ def create(
     username: str,
     *,
     lifetime: timedelta | None = None,
-    rate_limit: int | None = None,
-    rate_window_seconds: int | None = None,
     allowed_models: Sequence[str] | None = None,
     scopes: Iterable[str] = DEFAULT,
     label: str | None = None,
+    **limits: int | None,
 ) -> keys.NewKey:
-    """A new user with a first key; UserError when the name is taken."""
+    """A new user with a first key; UserError when the name is taken. ``limits`` are of LIMITS."""
     check_username(username)
     scopes = check_scopes(scopes)
     models = None if allowed_models is None else check_models(allowed_models)
     with _change(connection):
         row = connection.execute(
-            "INSERT INTO users (username, rate_limit, rate_window_seconds, allowed_models)"
-            " VALUES (%s, %s, %s, %s) ON CONFLICT (lower(username)) DO NOTHING RETURNING id",
-            (username, rate_limit, rate_window_seconds, models),
+            "INSERT INTO users (username, allowed_models)"
+            " VALUES (%s, %s) ON CONFLICT (lower(username)) DO NOTHING RETURNING id",
+            (username, models),
         ).fetchone()
         if row is None:
             raise UserError(
                 f"there is a user {username!r} already; `user rotate --username {username}` "
                 "gives them a new key"
             )
+        _set_limits(connection, row[0], limits)
         return _add_key(connection, row[0], lifetime, scopes, label)
 
 
@@ -161,16 +185,17 @@ def set_status(connection: psycopg.Connection, username: str, status: Status) ->
         return cursor.rowcount == 1
 
 
-def set_limit(
-    connection: psycopg.Connection, username: str, limit: int | None, window_seconds: int | None
+def set_limits(
+    connection: psycopg.Connection, username: str, limits: Mapping[str, int | None]
 ) -> None:
-    """Requests per window: 0 for no limit, None for the server's default, the same for windows."""
+    """Change these of LIMITS; the others stay as they are."""
     with _change(connection):
-        user = get(connection, username)
-        connection.execute(
-            "UPDATE users SET rate_limit = %s, rate_window_seconds = %s WHERE id = %s",
-            (limit, window_seconds, user.id),
-        )
+        _set_limits(connection, get(connection, username).id, limits)
+
+
+def used(connection: psycopg.Connection, user: User) -> dict[str, int]:
+    """Tokens used of the budgets: ``day`` and ``month``, where there was a budget to use."""
+    return dict(connection.execute(_SELECT_USED, (user.id,)).fetchall())
 
 
 def allow_models(
@@ -255,6 +280,16 @@ def _change(connection: psycopg.Connection) -> Iterator[None]:
     with connection.transaction():
         connection.execute("SELECT FROM key_epoch FOR UPDATE")
         yield
+
+
+def _set_limits(
+    connection: psycopg.Connection, user_id: int, limits: Mapping[str, int | None]
+) -> None:
+    for column, value in limits.items():
+        if column not in LIMITS:
+            raise ValueError(f"{column!r} is not a limit")
+        statement = sql.SQL("UPDATE users SET {} = %s WHERE id = %s")
+        connection.execute(statement.format(sql.Identifier(column)), (value, user_id))
 
 
 def _add_key(

@@ -1,7 +1,6 @@
 """``llamakit-proxy user …``: people and their keys."""
 
 import argparse
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 import psycopg
 
-from . import timespan, users
+from . import limits_cli, timespan, users
 from .commands import Handler, as_admin, print_json, print_table
 from .keys import NewKey
 from .scopes import DEFAULT, SCOPES
@@ -28,11 +27,10 @@ def add_commands(commands: Any) -> None:
 
     create = _verb(verbs, "create", _create, "a new user with a first key, which is shown once")
     create.add_argument("--expires", metavar="SPAN", type=_life, help="the key's life, like 30d")
-    create.add_argument("--rate-limit", metavar="N", type=_count, help="requests per window")
-    create.add_argument("--rate-window", metavar="S", type=_positive, help="window in seconds")
     create.add_argument("--models", metavar="A,B", type=_models, help="'all', or these alone")
     create.add_argument("--scopes", metavar="A,B", type=_scopes, help=_SCOPES_HELP)
     create.add_argument("--label", help="a note on the key")
+    limits_cli.add_options(create)
 
     _verb(verbs, "list", _list, "all users", named=False)
     _verb(verbs, "show", _show, "a user and the public parts of their keys")
@@ -68,12 +66,9 @@ def add_commands(commands: Any) -> None:
     revoke.add_argument("--key", metavar="PUBLIC_ID", help="the key to end")
     revoke.add_argument("--all", action="store_true", help="all of the user's keys")
 
-    limit = _verb(verbs, "set-limit", _set_limit, "requests per window for one user")
-    limit.add_argument(
-        "--rate-limit", metavar="N", type=_count_or_default, required=True,
-        help="0 for no limit, 'default' for the server's",
-    )  # fmt: skip
-    limit.add_argument("--rate-window", metavar="S", type=_positive, help="window in seconds")
+    limit = _verb(verbs, "set-limit", _set_limit, "how much one user may use")
+    limits_cli.add_options(limit)
+    limit.set_defaults(some_limit=True)
 
     models = _verb(verbs, "allow-models", _allow_models, "the models a user may use")
     models.add_argument("--models", metavar="A,B", type=_models, required=True, help="or 'all'")
@@ -109,6 +104,8 @@ def _checked(
             if (args.name is None) == (args.username is None):
                 parser.error("give one username, as USERNAME or --username USERNAME")
             args.username = args.name if args.username is None else args.username
+        if "some_limit" in args and not limits_cli.given(args):
+            parser.error("give at least one limit")
         return run(args)
 
     return check
@@ -119,11 +116,10 @@ def _create(connection: psycopg.Connection, args: argparse.Namespace) -> int:
         connection,
         args.username,
         lifetime=args.expires,
-        rate_limit=args.rate_limit,
-        rate_window_seconds=args.rate_window,
         allowed_models=args.models,
         scopes=args.scopes or DEFAULT,
         label=args.label,
+        **limits_cli.given(args),
     )
     return _hand_over(key, args, f"Created the user {args.username}.")
 
@@ -143,13 +139,14 @@ def _list(connection: psycopg.Connection, args: argparse.Namespace) -> int:
 def _show(connection: psycopg.Connection, args: argparse.Namespace) -> int:
     user = users.get(connection, args.username)
     keys = users.list_keys(connection, user)
+    used = users.used(connection, user)
     if args.json:
-        print_json({**asdict(user), "keys": [asdict(key) for key in keys]})
+        print_json({**asdict(user), "used": used, "keys": [asdict(key) for key in keys]})
         return 0
     for name, value in (
         ("Username", user.username),
         ("Status", user.status),
-        ("Limit", _limit_text(user)),
+        *limits_cli.lines(user, used),
         ("Models", _models_text(user)),
         ("Created", _time(user.created_at)),
     ):
@@ -229,9 +226,8 @@ def _revoke(connection: psycopg.Connection, args: argparse.Namespace) -> int:
 
 
 def _set_limit(connection: psycopg.Connection, args: argparse.Namespace) -> int:
-    limit = None if args.rate_limit == "default" else args.rate_limit
-    users.set_limit(connection, args.username, limit, args.rate_window)
-    return _say_user(connection, args, lambda user: f"limit: {_limit_text(user)}")
+    users.set_limits(connection, args.username, limits_cli.given(args))
+    return _say_user(connection, args, lambda user: f"limit: {limits_cli.summary(user)}")
 
 
 def _allow_models(connection: psycopg.Connection, args: argparse.Namespace) -> int:
@@ -276,21 +272,11 @@ def _user_row(user: users.User) -> tuple[str, ...]:
         user.username,
         user.status,
         str(user.active_keys),
-        _limit_text(user),
+        limits_cli.summary(user),
         _models_text(user),
         _time(user.last_used_at),
         _time(user.created_at),
     )
-
-
-def _limit_text(user: users.User) -> str:
-    if user.rate_limit is None and user.rate_window_seconds is None:
-        return "default"
-    if user.rate_limit == 0:
-        return "none"
-    limit = "default" if user.rate_limit is None else str(user.rate_limit)
-    window = "window" if user.rate_window_seconds is None else f"{user.rate_window_seconds} s"
-    return f"{limit} per {window}"
 
 
 def _models_text(user: users.User) -> str:
@@ -319,24 +305,6 @@ def _life(text: str) -> timedelta:
 
 def _life_or_never(text: str) -> timedelta | Literal["never"]:
     return "never" if text == "never" else _life(text)
-
-
-def _count(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _count_or_default(text: str) -> int | Literal["default"]:
-    return "default" if text == "default" else _count(text)
-
-
-def _whole(text: str, low: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < low:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {low}")
-    return int(text)
 
 
 def _scopes(text: str) -> list[str]:

@@ -141,8 +141,9 @@ def _temporary_key(settings: Settings) -> Iterator[str]:
     with connect(settings, Role.ADMIN) as connection:
         if any(user.username == USERNAME for user in users.list_users(connection)):
             users.delete(connection, USERNAME)
-        key = users.create(connection, USERNAME, lifetime=KEY_LIFETIME, rate_limit=0)
+        key = users.create(connection, USERNAME, lifetime=KEY_LIFETIME)
         try:
+            users.set_limits(connection, USERNAME, users.NO_LIMITS)
             yield key.text
         finally:
             users.delete(connection, USERNAME)

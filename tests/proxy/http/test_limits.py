@@ -1,0 +1,458 @@
+"""What users may use, on two proxies that share a database as two hosts would."""
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from llamakit_proxy import users
+from llamakit_proxy.allowance import Kind
+from llamakit_proxy.ledger import SHARES
+from llamakit_proxy.limits import prompt_estimate
+from support.backend import Backend
+from support.fake_backend import DONE, END, HEAD, Call, FakeBackend, delta, fake_backend, usage
+from support.postgres import Postgres, running_postgres
+from support.processes import wait_for
+from support.proxy import Proxy, model_entry, running_proxy
+
+CHAT = "/v1/chat/completions"
+MODELS = "/v1/models"
+
+
+@pytest.fixture(scope="module")
+def pair(
+    postgres: Postgres,
+    tmp_path_factory: pytest.TempPathFactory,
+    chat_backend: Backend,
+    embedding_backend: Backend,
+) -> Iterator[list[Proxy]]:
+    """Two running proxies with the same users and models."""
+    models = [
+        model_entry("script", chat_backend.url, aliases=["script.gguf"], n_ctx=8192),
+        model_entry("embed", embedding_backend.url, kind="embedding", n_ctx=512),
+    ]
+    with running_proxy(postgres, tmp_path_factory.mktemp("first"), models) as first:
+        second = first.twin(tmp_path_factory.mktemp("second"))
+        try:
+            second.start()
+            yield [first, second]
+        finally:
+            second.stop()
+
+
+@pytest.fixture
+def own(postgres: Postgres, tmp_path: Path) -> Iterator[Proxy]:
+    """A proxy without models that a test may harm."""
+    with running_proxy(postgres, tmp_path, []) as proxy:
+        yield proxy
+
+
+def ask(model: str = "script", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "hello"}], **more}
+
+
+async def count(proxies: list[Proxy], key: str, times: int) -> Counter[int]:
+    """Statuses of so many requests to each proxy, all at once."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(statuses(proxy, key, part)) for proxy in proxies for part in [times]
+        ]
+    return sum((task.result() for task in tasks), Counter[int]())
+
+
+async def statuses(proxy: Proxy, key: str, times: int) -> Counter[int]:
+    async with proxy.client(key) as client:
+        answers = await asyncio.gather(*(client.get(MODELS) for _ in range(times)))
+    return Counter(answer.status_code for answer in answers)
+
+
+async def remaining(proxy: Proxy, key: str) -> int:
+    """What the account has left beside what was spent, asked from outside."""
+    async with proxy.client(key) as client:
+        response = await client.get(MODELS)
+    return int(response.headers["x-ratelimit-remaining-requests"])
+
+
+def spent(proxy: Proxy, kind: str) -> int:
+    """What the accounts of this kind say is spent or in use, over all users of the proxy."""
+    with proxy.admin() as admin:
+        row = admin.execute(
+            "SELECT coalesce(sum(amount - idle), 0) FROM limit_accounts,"
+            " unnest(amounts, idles) AS e (amount, idle) WHERE kind = %s",
+            (kind,),
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+# -- requests ------------------------------------------------------------------------------------
+
+
+async def test_two_hosts_hammered_reach_the_limit_and_never_exceed_it(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("hammer", rate_limit=100, rate_window_seconds=600)
+    total = await count(pair, key, 150)
+    # A busy machine may not get idle leases back in time; they come with the next ones.
+    deadline = time.monotonic() + 10
+    while total[200] < 100 and time.monotonic() < deadline:
+        total += await count(pair, key, 5)
+    total += await count(pair, key, 50)
+    assert set(total) == {200, 429}
+    assert total[200] == 100
+
+
+async def test_the_last_request_is_one_requests(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("last", rate_limit=7, rate_window_seconds=600)
+    for number in range(6):
+        assert (await statuses(pair[number % 2], key, 1))[200] == 1
+    assert (await count(pair, key, 20))[200] == 1
+
+
+async def test_what_one_host_has_in_stock_another_gets(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("stock", rate_limit=40, rate_window_seconds=600)
+    assert (await statuses(pair[0], key, 1))[200] == 1
+    async with pair[1].client(key) as client:
+        answers = [(await client.get(MODELS)).status_code for _ in range(45)]
+    assert answers == [200] * 39 + [429] * 6
+
+
+async def test_users_far_from_their_limit_cost_no_round_trip(
+    postgres: Postgres, pair: list[Proxy]
+) -> None:
+    key = pair[0].new_key("far", rate_limit=100_000, rate_window_seconds=60)
+    free = pair[0].new_key("free")
+    for of in (key, free):
+        assert (await statuses(pair[0], of, 1))[200] == 1
+    before = postgres.log.read_text().count("settle_limits")
+    async with pair[0].client(key) as limited, pair[0].client(free) as unlimited:
+        began = time.monotonic()
+        for _ in range(150):
+            assert (await limited.get(MODELS)).status_code == 200
+            assert (await unlimited.get(MODELS)).status_code == 200
+        seconds = time.monotonic() - began
+    after = postgres.log.read_text().count("settle_limits")
+    # Reports go out by the clock, a few log lines each, not by the request.
+    assert after - before <= 12 * (1 + seconds)
+
+
+async def test_every_path_costs_one_request(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("paths", rate_limit=50, rate_window_seconds=600)
+    chat: dict[str, Any] = ask(max_tokens=1)
+    async with pair[0].client(key) as client:
+        requests: list[Callable[[], Awaitable[httpx.Response]]] = [
+            lambda: client.post(CHAT, json=chat),
+            lambda: client.post(CHAT, json={**chat, "stream": True}),
+            lambda: client.post(CHAT, json={**chat, "model": "script.gguf"}),
+            lambda: client.post("/v1/completions", json={"model": "script", "prompt": "x"}),
+            lambda: client.post("/v1/embeddings", json={"model": "embed", "input": "x"}),
+            lambda: client.get(f"{MODELS}/script"),
+            lambda: client.get("/nowhere"),
+            lambda: client.put(CHAT, json=chat),
+            lambda: client.post(CHAT, json={}),
+        ]
+        for number, request in enumerate(requests, 1):
+            response = await request()
+            assert response.headers["x-ratelimit-remaining-requests"] == str(50 - number)
+        assert await remaining(pair[0], key) == 50 - len(requests) - 1
+
+
+async def test_refused_requests_and_retries_cost_nothing(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("again", rate_limit=2, rate_window_seconds=2)
+    client = openai.AsyncOpenAI(base_url=f"{pair[0].url}/v1", api_key=key, max_retries=3)
+    async with client:
+        for _ in range(5):
+            await client.models.list()
+
+    def codes() -> Counter[int]:
+        rows = [row for row in pair[0].rows() if row["username"].startswith("again")]
+        return Counter(row["status_code"] for row in rows)
+
+    await asyncio.to_thread(wait_for, lambda: codes()[200] == 5, 10, "five rows")
+    assert codes()[429] >= 2
+
+
+async def test_retry_after_is_true(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("wait", rate_limit=2, rate_window_seconds=1)
+    assert (await count(pair[:1], key, 3)) == {200: 2, 429: 1}
+    async with pair[0].client(key) as client:
+        refused = await client.get(MODELS)
+        assert refused.json()["error"]["type"] == "requests"
+        assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+        await asyncio.sleep(int(refused.headers["retry-after"]))
+    assert (await statuses(pair[1], key, 1))[200] == 1
+
+
+async def test_another_limit_holds_within_a_second_everywhere(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("changed", rate_limit=10, rate_window_seconds=600)
+    assert (await count(pair, key, 3))[200] == 6
+    with pair[0].admin() as admin:
+        name = next(u.username for u in users.list_users(admin) if u.username.startswith("changed"))
+        users.set_limits(admin, name, {"rate_limit": 8})
+        await asyncio.sleep(1)
+        assert (await count(pair, key, 10))[200] == 2
+        users.set_limits(admin, name, {"rate_limit": 9, "max_concurrent": 100})
+        await asyncio.sleep(1)
+        assert (await count(pair, key, 10))[200] == 1
+        users.set_limits(admin, name, {"rate_limit": 0})
+        await asyncio.sleep(1)
+        assert (await count(pair, key, 10))[200] == 20
+
+
+# -- restarts ------------------------------------------------------------------------------------
+
+
+async def test_a_killed_worker_forgets_nothing(own: Proxy) -> None:
+    key = own.new_key("killed", rate_limit=40, rate_window_seconds=600)
+    assert (await statuses(own, key, 12))[200] == 12
+    (worker,) = own.workers()
+    worker.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(wait_for, lambda: serves(own, worker.pid), 30, "another worker")
+    again = (await statuses(own, key, 60))[200]
+    # What it had leased and not spent counts as spent: a share of what was free then.
+    assert 28 - 40 // SHARES[Kind.REQUESTS] <= again <= 28
+
+
+def serves(proxy: Proxy, before: int) -> bool:
+    workers = [worker.pid for worker in proxy.workers()]
+    try:
+        return before not in workers and proxy.page("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+async def test_a_reload_forgets_nothing_and_loses_nothing(own: Proxy) -> None:
+    key = own.new_key("reloaded", rate_limit=30, rate_window_seconds=600, day_budget=10_000)
+    assert own.process is not None
+    total = await statuses(own, key, 10)
+    old = own.workers()[0].pid
+    own.process.send_signal(signal.SIGHUP)
+    while own.workers()[-1].pid == old or "serves" not in own.log.read_text().splitlines()[-1]:
+        total += await statuses(own, key, 1)
+        if total[200] >= 20:
+            break
+    await asyncio.to_thread(wait_for, lambda: len(own.workers()) >= 1, 20, "a worker")
+    deadline = time.monotonic() + 20
+    while total[200] < 30 and time.monotonic() < deadline:
+        total += await statuses(own, key, 3)
+    total += await statuses(own, key, 20)
+    assert total[200] == 30
+
+
+async def test_a_stop_gives_back_what_was_not_spent(own: Proxy) -> None:
+    key = own.new_key("stopped", rate_limit=40, rate_window_seconds=600)
+    assert (await statuses(own, key, 3))[200] == 3
+    assert await asyncio.to_thread(own.stop) == 0
+    await asyncio.to_thread(own.start)
+    assert (await statuses(own, key, 50))[200] == 37
+
+
+async def test_without_postgres_a_process_gives_no_more_than_the_limit(tmp_path: Path) -> None:
+    with running_postgres() as server, running_proxy(server, tmp_path, []) as proxy:
+        key = proxy.new_key("alone", rate_limit=30, rate_window_seconds=600, max_concurrent=50)
+        free = proxy.new_key("free", rate_limit=1000)
+        assert (await statuses(proxy, key, 5))[200] == 5
+        assert (await statuses(proxy, free, 1))[200] == 1
+        await asyncio.to_thread(server.stop, signal.SIGKILL)
+        # First what is leased, then alone.
+        total = await statuses(proxy, key, 3)
+        assert (await statuses(proxy, free, 50))[200] == 50
+        total += await statuses(proxy, key, 40)
+        assert total[200] == 25
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(wait_for, lambda: spent(proxy, "requests") >= 81, 20, "a report")
+        assert (await statuses(proxy, key, 10))[429] == 10
+
+
+# -- tokens --------------------------------------------------------------------------------------
+
+
+async def test_tokens_are_reserved_and_settled(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("tokens", token_limit=5000, token_window_seconds=600)
+    body = ask(max_tokens=4)
+    async with pair[0].client(key) as client:
+        first = await client.post(CHAT, json=body)
+        used = first.json()["usage"]["total_tokens"]
+        left = int(first.headers["x-ratelimit-remaining-tokens"])
+        assert first.headers["x-ratelimit-limit-tokens"] == "5000"
+        assert left <= 5000 - used
+        stream = await client.post(CHAT, json={**body, "stream": True})
+        # Of the first the tokens that it took, of this one as many as it may take.
+        assert int(stream.headers["x-ratelimit-remaining-tokens"]) == left - used
+        embedding = await client.post("/v1/embeddings", json={"model": "embed", "input": "x"})
+        assert embedding.headers["x-ratelimit-limit-tokens"] == "5000"
+        assert "x-ratelimit-limit-tokens" not in (await client.get(MODELS)).headers
+        await client.post(CHAT, json={**body, "model": "nothing"})
+    await asyncio.sleep(0.1)
+    async with pair[0].client(key) as client:
+        last = await client.post(CHAT, json=body)
+    cost = 2 * used + embedding.json()["usage"]["total_tokens"]
+    assert int(last.headers["x-ratelimit-remaining-tokens"]) == left - cost
+
+
+async def test_more_tokens_than_there_are(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("large", token_limit=300, token_window_seconds=600)
+    async with pair[0].client(key) as client:
+        refused = await client.post(CHAT, json=ask(max_tokens=400))
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert refused.json()["error"]["type"] == "tokens"
+        assert "retry-after" not in refused.headers
+        assert refused.headers["x-should-retry"] == "false"
+        assert (await client.post(CHAT, json=ask(max_tokens=4))).status_code == 200
+
+
+async def test_tokens_of_two_hosts_never_add_up_to_more(pair: list[Proxy]) -> None:
+    limit = 900
+    key = pair[0].new_key("many", token_limit=limit, token_window_seconds=600)
+
+    async def burst(proxy: Proxy) -> list[httpx.Response]:
+        async with proxy.client(key) as client:
+            return await asyncio.gather(
+                *(client.post(CHAT, json=ask(max_tokens=16)) for _ in range(25))
+            )
+
+    used = 0
+    reserve = prompt_estimate(200) + 16
+    deadline = time.monotonic() + 20
+    enough = False
+    while not enough and time.monotonic() < deadline:
+        # One more burst when next to nothing is left.
+        enough = used >= limit - 2 * reserve
+        for answers in await asyncio.gather(*map(burst, pair)):
+            assert {answer.status_code for answer in answers} <= {200, 429}
+            used += sum(
+                answer.json()["usage"]["total_tokens"]
+                for answer in answers
+                if answer.status_code == 200
+            )
+    assert limit - 2 * reserve <= used <= limit
+
+
+@asynccontextmanager
+async def faked(
+    proxy: Proxy, answer: Callable[[Call], Awaitable[None]]
+) -> AsyncIterator[FakeBackend]:
+    """A model "fake" that answers so."""
+    async with fake_backend(answer) as fake:
+        await asyncio.to_thread(proxy.route, "fake", fake.url)
+        yield fake
+
+
+async def three_and_wait(call: Call) -> None:
+    await call.send(HEAD, delta("a"), delta("b"), delta("c"))
+    await call.gone(60)
+
+
+async def test_who_leaves_pays_for_what_came(own: Proxy) -> None:
+    async with (
+        faked(own, three_and_wait) as fake,
+        own.client(own.new_key("leaver", token_limit=10_000, day_budget=10_000)) as client,
+    ):
+        async with client.stream("POST", CHAT, json=ask("fake", stream=True)) as response:
+            text = ""
+            parts = response.aiter_text()
+            async for part in parts:
+                text += part
+                if '"c"' in text:
+                    break
+            # Behind it, somebody who never gets to the model.
+            waiting = asyncio.create_task(client.post(CHAT, json=ask("fake")))
+            await asyncio.sleep(0.3)
+            assert len(fake.calls) == 1
+            waiting.cancel()
+        # The prompt's estimate and three tokens, of more than a thousand that were reserved.
+        for kind in ("tokens", "day"):
+            settled = partial(lambda kind: 3 < spent(own, kind) < 200, kind)
+            await asyncio.to_thread(wait_for, settled, 10, "a settlement")
+
+
+async def broken(call: Call) -> None:
+    await call.send(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n")
+
+
+async def test_what_failed_before_a_token_came_costs_none(own: Proxy) -> None:
+    key = own.new_key("unlucky", token_limit=1000)
+    async with faked(own, broken), own.client(key) as client:
+        for _ in range(3):
+            answer = await client.post(CHAT, json=ask("fake", max_tokens=900))
+            assert answer.status_code == 502
+    await asyncio.to_thread(wait_for, lambda: spent(own, "tokens") == 0, 10, "a settlement")
+
+
+async def counted(call: Call) -> None:
+    await call.send(HEAD, delta("a"), delta("", "stop"), usage(30, 70), DONE, END)
+
+
+async def test_a_budget_is_used_up_and_survives_a_restart(own: Proxy) -> None:
+    key = own.new_key("budget", day_budget=1000, month_budget=100_000)
+    async with faked(own, counted):
+        statuses = []
+        async with own.client(key) as client:
+            for _ in range(9):
+                response = await client.post(CHAT, json=ask("fake", max_tokens=100))
+                statuses.append(response.status_code)
+        assert statuses == [200] * 9
+        await asyncio.to_thread(own.stop, signal.SIGTERM)
+        await asyncio.to_thread(own.start)
+        async with own.client(key) as client:
+            # 100 are left; what it may take is more than that.
+            response = await client.post(CHAT, json=ask("fake", max_tokens=100))
+            assert response.status_code == 429
+            error = response.json()["error"]
+            assert (error["code"], error["type"]) == ("insufficient_quota", "insufficient_quota")
+            assert "100 are left" in error["message"]
+            assert int(response.headers["retry-after"]) <= 86_400
+            response = await client.post(CHAT, json=ask("fake", max_tokens=20))
+            assert response.status_code == 200
+        with own.admin() as admin:
+            user = next(u for u in users.list_users(admin) if u.username.startswith("budget"))
+            await asyncio.to_thread(
+                wait_for,
+                lambda: users.used(admin, user) == {"day": 1000, "month": 1000},
+                10,
+                "1000",
+            )
+
+
+# -- at once -------------------------------------------------------------------------------------
+
+
+async def test_requests_at_once(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("parallel", max_concurrent=2)
+    fine = pair[0].new_key("other", max_concurrent=2)
+    async with fake_backend(three_and_wait) as fake:
+        for proxy in pair:
+            await asyncio.to_thread(proxy.route, "fake", fake.url)
+        async with pair[0].client(key) as first, pair[1].client(key) as second:
+            # One runs, one waits behind it or runs on the other host.
+            running = [
+                asyncio.create_task(client.post(CHAT, json=ask("fake")))
+                for client in (first, second)
+            ]
+            await asyncio.sleep(0.5)
+            for client in (first, second):
+                refused = await client.get(MODELS)
+                assert refused.status_code == 429
+                assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+                assert refused.headers["retry-after"] == "1"
+            assert (await statuses(pair[1], fine, 1))[200] == 1
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.sleep(0.3)
+            for client in (first, second, first, second):
+                assert (await client.get(MODELS)).status_code == 200
+
+
+async def test_one_at_a_time_is_served_by_any_host_in_turn(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("single", max_concurrent=1)
+    for number in range(20):
+        assert (await statuses(pair[number % 2], key, 1))[200] == 1
