@@ -15,7 +15,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from llamakit_proxy.queue import QueueFullError, Scheduler, Ticket
+from llamakit_proxy.scheduler import QueueFullError, Scheduler
+from llamakit_proxy.turns import Ticket
 
 LIMIT = 8
 USER_LIMIT = 3

@@ -1,15 +1,17 @@
 """What is done for each OpenAI path, stage after stage, once the key and the limit are checked."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from . import body as request_body
 from . import validate, wire
+from .affinity import conversation
+from .attempts import complete
 from .embeddings import Embedder
 from .errors import ApiError, invalid
 from .exchange import Exchange
+from .queue import Place
 from .relay import Relay
 from .routes import Kind, Route
 from .service import Service
@@ -51,14 +53,11 @@ async def embedding(service: Service, exchange: Exchange) -> None:
     document = await _read(service, exchange)
     route = _route(service, exchange, document, "embedding")
     prepared = validate.embedding(document)
-    embedder = Embedder(exchange, service.settings, route)
+    embedder = Embedder(exchange, prepared.inputs, service.settings, route)
     _measure_overhead(exchange)
     exchange.watch_client()
-    with service.backends.queue(route).enter(_user(exchange)) as place:
-        with _timed(exchange):
-            if place.ready is not None:
-                await place.ready
-        await embedder.run(service.backends.upstream(place.backend), prepared.inputs)
+    with _enter(service, exchange, route) as place:
+        await complete(exchange, service.backends, place, embedder)
     exchange.prompt_tokens, exchange.completion_tokens = embedder.tokens, 0
     await exchange.respond(200, wire.encode(embedder.document(base64=prepared.base64)))
 
@@ -68,25 +67,29 @@ async def _generate(service: Service, exchange: Exchange, route: Route, prepared
     body = request_body.dump(prepared.document)
     _measure_overhead(exchange)
     exchange.watch_client()
-    relay = Relay(exchange, prepared, service.settings)
+    relay = Relay(exchange, prepared, body, service.settings)
     try:
-        with service.backends.queue(route).enter(_user(exchange)) as place:
-            with _timed(exchange):
-                await relay.wait(place)
-            await relay.run(service.backends.upstream(place.backend), body)
+        with _enter(service, exchange, route, prepared.document) as place:
+            await complete(exchange, service.backends, place, relay)
         await relay.deliver()
     finally:
         relay.close()
 
 
-@contextmanager
-def _timed(exchange: Exchange) -> Iterator[None]:
-    """The block is the wait in the queue."""
-    since = time.perf_counter()
-    try:
-        yield
-    finally:
-        exchange.queue_seconds = time.perf_counter() - since
+def _enter(
+    service: Service, exchange: Exchange, route: Route, document: dict[str, Any] | None = None
+) -> Place:
+    """A place in the route's queue. ``document`` is the prompt to go back to, where there is a
+    choice."""
+    identity = exchange.identity
+    if identity is None:
+        raise RuntimeError("a request without an identity got past authentication")
+    talk = None
+    if document is not None and len(route.backends) > 1:
+        talk = conversation(identity.user_id, document)
+    return service.backends.queue(route).enter(
+        identity.user_id, weight=identity.weight, batch=identity.batch, conversation=talk
+    )
 
 
 async def _read(service: Service, exchange: Exchange) -> dict[str, Any]:
@@ -129,12 +132,6 @@ def _check_allowed(exchange: Exchange, route: Route) -> Route:
         f"Your key may not use the model {route.id}. GET /v1/models lists what it may use.",
         param="model",
     )
-
-
-def _user(exchange: Exchange) -> int:
-    if exchange.identity is None:
-        raise RuntimeError("a request without an identity got past authentication")
-    return exchange.identity.user_id
 
 
 def _measure_overhead(exchange: Exchange) -> None:

@@ -67,6 +67,8 @@ class Exchange:
         self.queue_seconds: float | None = None
         self.overhead_seconds: float | None = None
         self.reading_seconds = 0.0
+        self.failovers = 0
+        """How often a backend failed and another was asked."""
         self.headers: list[Header] = [(b"x-request-id", self.request_id.encode())]
         """Sent with whatever the answer is."""
         self.loop = asyncio.get_running_loop()

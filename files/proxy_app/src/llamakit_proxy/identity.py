@@ -19,3 +19,7 @@ class Identity:
     """Length of the window; None means the server's default."""
     expires_at: float | None
     """Seconds since the epoch after which the key is no longer good; None means never."""
+    weight: int = 1
+    """The user's share of a busy model, against those of the others: 1 to 100."""
+    batch: bool = False
+    """Whether the key's requests let those of others go first."""

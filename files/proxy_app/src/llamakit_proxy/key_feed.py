@@ -51,7 +51,8 @@ LIMIT %(limit)s
 _KEYS = """
 SELECT public_id, sha256, status = 'active' AND revoked_at IS NULL,
        extract(epoch FROM expires_at)::float8,
-       users.id, username, allowed_models, rate_limit, rate_window_seconds
+       users.id, username, allowed_models, rate_limit, rate_window_seconds,
+       weight, priority = 'batch'
 FROM api_keys JOIN users ON users.id = user_id WHERE public_id = ANY(%s)
 """
 # Rows another process is writing are skipped: it writes about the same time.
@@ -283,7 +284,8 @@ class KeyFeed:
 
 
 def _cached_key(row: tuple[Any, ...]) -> CachedKey:
-    public_id, sha256, active, expires_at, user_id, username, models, limit, window = row
+    public_id, sha256, active, expires_at, user_id, username, models, limit, window, *rest = row
+    weight, batch = rest
     identity = Identity(
         user_id=user_id,
         username=username,
@@ -292,6 +294,8 @@ def _cached_key(row: tuple[Any, ...]) -> CachedKey:
         rate_limit=limit,
         rate_window_seconds=window,
         expires_at=expires_at,
+        weight=weight,
+        batch=batch,
     )
     return CachedKey(identity, active, bytes(sha256))
 

@@ -17,6 +17,7 @@ _MODEL = re.compile(r"[^\s,\x00-\x1f\x7f]{1,200}")
 _LABEL_LENGTH = 100
 
 Status = Literal["active", "disabled"]
+Priority = Literal["interactive", "batch"]
 
 
 class UserError(Exception):
@@ -33,6 +34,7 @@ class User:
     rate_limit: int | None
     rate_window_seconds: int | None
     allowed_models: list[str] | None
+    weight: int
     created_at: datetime
     active_keys: int
     last_used_at: datetime | None
@@ -44,6 +46,7 @@ class Key:
 
     public_id: str
     label: str | None
+    priority: Priority
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -53,7 +56,7 @@ class Key:
 
 _SELECT_USERS = """
 SELECT users.id, username, status, rate_limit, rate_window_seconds, allowed_models,
-       users.created_at, max(last_used_at) AS last_used_at,
+       weight, users.created_at, max(last_used_at) AS last_used_at,
        count(public_id) FILTER (
            WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
        ) AS active_keys
@@ -62,7 +65,7 @@ WHERE %(username)s::text IS NULL OR lower(username) = lower(%(username)s)
 GROUP BY users.id ORDER BY lower(username)
 """
 _SELECT_KEYS = """
-SELECT public_id, label, created_at, expires_at, revoked_at, last_used_at,
+SELECT public_id, label, priority, created_at, expires_at, revoked_at, last_used_at,
        CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
             WHEN expires_at <= now() THEN 'expired' ELSE 'active' END AS state
 FROM api_keys WHERE user_id = %s ORDER BY created_at, public_id
@@ -118,22 +121,24 @@ def create(
     rate_window_seconds: int | None = None,
     allowed_models: Sequence[str] | None = None,
     label: str | None = None,
+    weight: int = 1,
+    priority: Priority = "interactive",
 ) -> keys.NewKey:
     """A new user with a first key; UserError when the name is taken."""
     check_username(username)
     models = None if allowed_models is None else check_models(allowed_models)
     with _change(connection):
         row = connection.execute(
-            "INSERT INTO users (username, rate_limit, rate_window_seconds, allowed_models)"
-            " VALUES (%s, %s, %s, %s) ON CONFLICT (lower(username)) DO NOTHING RETURNING id",
-            (username, rate_limit, rate_window_seconds, models),
+            "INSERT INTO users (username, rate_limit, rate_window_seconds, allowed_models, weight)"
+            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (lower(username)) DO NOTHING RETURNING id",
+            (username, rate_limit, rate_window_seconds, models, weight),
         ).fetchone()
         if row is None:
             raise UserError(
                 f"there is a user {username!r} already; `user rotate --username {username}` "
                 "gives them a new key"
             )
-        return _add_key(connection, row[0], lifetime, label)
+        return _add_key(connection, row[0], lifetime, label, priority)
 
 
 def set_status(connection: psycopg.Connection, username: str, status: Status) -> bool:
@@ -155,6 +160,22 @@ def set_limit(
         connection.execute(
             "UPDATE users SET rate_limit = %s, rate_window_seconds = %s WHERE id = %s",
             (limit, window_seconds, user.id),
+        )
+
+
+def set_weight(connection: psycopg.Connection, username: str, weight: int) -> None:
+    """The user's share of a busy model's turns, 1 to 100."""
+    with _change(connection):
+        user = get(connection, username)
+        connection.execute("UPDATE users SET weight = %s WHERE id = %s", (weight, user.id))
+
+
+def set_priority(connection: psycopg.Connection, public_id: str, priority: Priority) -> None:
+    """Whether a key's requests go first or let others go first. UserError when there is none."""
+    with _change(connection):
+        _check_key(connection, public_id)
+        connection.execute(
+            "UPDATE api_keys SET priority = %s WHERE public_id = %s", (priority, public_id)
         )
 
 
@@ -186,7 +207,8 @@ def rotate(
     """A new key; the active old ones end after ``overlap``, at once when it is zero.
 
     Returns the new key and the public ids of the old ones. ``lifetime`` "as before" gives the new
-    key as long as its youngest predecessor was given, so that rotating never lifts an expiry.
+    key as long as its youngest predecessor was given, so that rotating never lifts an expiry. Its
+    priority is that predecessor's, too.
     """
     with _change(connection):
         user = get(connection, username)
@@ -195,27 +217,18 @@ def rotate(
             lifetime = _given_lifetime(every)
         if label is None and every:
             label = every[-1].label
+        priority = every[-1].priority if every else "interactive"
         old = [key.public_id for key in every if key.state == "active"]
         _end(connection, old, overlap)
-        return _add_key(connection, user.id, lifetime, label), old
+        return _add_key(connection, user.id, lifetime, label, priority), old
 
 
 def revoke(connection: psycopg.Connection, public_id: str) -> bool:
     """Revoke one key at once; False when it was revoked before. UserError when there is none."""
-    if not keys.PUBLIC_ID.fullmatch(public_id):
-        raise UserError(
-            "that is not a key's public id; expected the "
-            f"{keys.PUBLIC_ID_LENGTH} characters between {keys.PREFIX} and the secret, "
-            "as `user show` lists them"
-        )
     with _change(connection):
-        row = connection.execute(
-            "SELECT revoked_at IS NOT NULL FROM api_keys WHERE public_id = %s", (public_id,)
-        ).fetchone()
-        if row is None:
-            raise UserError(f"there is no key {public_id}; `user show` lists a user's keys")
+        was_revoked = _check_key(connection, public_id)
         _end(connection, [public_id], timedelta())
-        return not row[0]
+        return not was_revoked
 
 
 def revoke_all(connection: psycopg.Connection, username: str) -> list[str]:
@@ -235,16 +248,37 @@ def _change(connection: psycopg.Connection) -> Iterator[None]:
         yield
 
 
+def _check_key(connection: psycopg.Connection, public_id: str) -> bool:
+    """Whether the key was revoked. UserError when there is none of this public id."""
+    if not keys.PUBLIC_ID.fullmatch(public_id):
+        raise UserError(
+            "that is not a key's public id; expected the "
+            f"{keys.PUBLIC_ID_LENGTH} characters between {keys.PREFIX} and the secret, "
+            "as `user show` lists them"
+        )
+    row = connection.execute(
+        "SELECT revoked_at IS NOT NULL FROM api_keys WHERE public_id = %s", (public_id,)
+    ).fetchone()
+    if row is None:
+        raise UserError(f"there is no key {public_id}; `user show` lists a user's keys")
+    revoked: bool = row[0]
+    return revoked
+
+
 def _add_key(
-    connection: psycopg.Connection, user_id: int, lifetime: timedelta | None, label: str | None
+    connection: psycopg.Connection,
+    user_id: int,
+    lifetime: timedelta | None,
+    label: str | None,
+    priority: Priority,
 ) -> keys.NewKey:
     if label is not None and not (0 < len(label) <= _LABEL_LENGTH and label.isprintable()):
         raise UserError(f"a label is 1 to {_LABEL_LENGTH} printable characters")
     key = keys.generate()
     connection.execute(
-        "INSERT INTO api_keys (public_id, user_id, sha256, label, expires_at)"
-        " VALUES (%s, %s, %s, %s, now() + %s)",
-        (key.public_id, user_id, key.sha256, label, lifetime),
+        "INSERT INTO api_keys (public_id, user_id, sha256, label, expires_at, priority)"
+        " VALUES (%s, %s, %s, %s, now() + %s, %s)",
+        (key.public_id, user_id, key.sha256, label, lifetime, priority),
     )
     return key
 

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import psycopg
 
 from . import timespan, users
 from .commands import Handler, as_admin, print_json, print_table
 from .keys import NewKey
+from .turns import MAX_WEIGHT
 
 
 def add_commands(commands: Any) -> None:
@@ -27,6 +28,14 @@ def add_commands(commands: Any) -> None:
     create.add_argument("--rate-window", metavar="S", type=_positive, help="window in seconds")
     create.add_argument("--models", metavar="A,B", type=_models, help="'all', or these alone")
     create.add_argument("--label", help="a note on the key")
+    create.add_argument(
+        "--weight", metavar="N", type=_weight, default=1,
+        help="the user's share of a busy model, 1 to 100 (1)",
+    )  # fmt: skip
+    create.add_argument(
+        "--priority", choices=get_args(users.Priority), default="interactive",
+        help="batch: the key's requests let interactive ones go first",
+    )  # fmt: skip
 
     _verb(verbs, "list", _list, "all users", named=False)
     _verb(verbs, "show", _show, "a user and the public parts of their keys")
@@ -62,6 +71,14 @@ def add_commands(commands: Any) -> None:
         help="0 for no limit, 'default' for the server's",
     )  # fmt: skip
     limit.add_argument("--rate-window", metavar="S", type=_positive, help="window in seconds")
+
+    weight = _verb(verbs, "set-weight", _set_weight, "a user's share of a busy model")
+    weight.add_argument("--weight", metavar="N", type=_weight, required=True, help="1 to 100")
+
+    text = "whether a key's requests go first, or let others go first"
+    priority = _verb(verbs, "set-priority", _set_priority, text, named=False)
+    priority.add_argument("--key", metavar="PUBLIC_ID", required=True, help="the key")
+    priority.add_argument("--priority", choices=get_args(users.Priority), required=True)
 
     models = _verb(verbs, "allow-models", _allow_models, "the models a user may use")
     models.add_argument("--models", metavar="A,B", type=_models, required=True, help="or 'all'")
@@ -111,6 +128,8 @@ def _create(connection: psycopg.Connection, args: argparse.Namespace) -> int:
         rate_window_seconds=args.rate_window,
         allowed_models=args.models,
         label=args.label,
+        weight=args.weight,
+        priority=args.priority,
     )
     return _hand_over(key, args, f"Created the user {args.username}.")
 
@@ -137,16 +156,18 @@ def _show(connection: psycopg.Connection, args: argparse.Namespace) -> int:
         ("Username", user.username),
         ("Status", user.status),
         ("Limit", _limit_text(user)),
+        ("Weight", str(user.weight)),
         ("Models", _models_text(user)),
         ("Created", _time(user.created_at)),
     ):
         print(f"{name + ':':10}{value}")
     print()
-    header = ("KEY", "STATE", "CREATED", "EXPIRES", "LAST USED", "LABEL")
+    header = ("KEY", "STATE", "PRIORITY", "CREATED", "EXPIRES", "LAST USED", "LABEL")
     rows = [
         (
             key.public_id,
             key.state,
+            key.priority,
             _time(key.created_at),
             _time(key.expires_at),
             _time(key.last_used_at),
@@ -213,6 +234,17 @@ def _set_limit(connection: psycopg.Connection, args: argparse.Namespace) -> int:
     limit = None if args.rate_limit == "default" else args.rate_limit
     users.set_limit(connection, args.username, limit, args.rate_window)
     return _say_user(connection, args, lambda user: f"limit: {_limit_text(user)}")
+
+
+def _set_weight(connection: psycopg.Connection, args: argparse.Namespace) -> int:
+    users.set_weight(connection, args.username, args.weight)
+    return _say_user(connection, args, lambda user: f"weight: {user.weight}")
+
+
+def _set_priority(connection: psycopg.Connection, args: argparse.Namespace) -> int:
+    users.set_priority(connection, args.key, args.priority)
+    document = {"key_id": args.key, "priority": args.priority}
+    return _say(args, document, f"{args.key} is now {args.priority}")
 
 
 def _allow_models(connection: psycopg.Connection, args: argparse.Namespace) -> int:
@@ -312,6 +344,13 @@ def _positive(text: str) -> int:
 
 def _count_or_default(text: str) -> int | Literal["default"]:
     return "default" if text == "default" else _count(text)
+
+
+def _weight(text: str) -> int:
+    weight = _whole(text, 1)
+    if weight > MAX_WEIGHT:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number 1..{MAX_WEIGHT}")
+    return weight
 
 
 def _whole(text: str, low: int) -> int:
