@@ -58,7 +58,7 @@ class Scheduler:
     @property
     def depth(self) -> int:
         """How many wait."""
-        return len(self._interactive) + len(self._batch) + len(self._moving)
+        return self._interactive.depth + self._batch.depth + len(self._moving)
 
     def running(self) -> dict[str, int]:
         """How many run on each backend."""
@@ -69,7 +69,7 @@ class Scheduler:
     ) -> Ticket:
         """A ticket that runs already, or waits. QueueFullError when it would wait, and may not."""
         ticket = Ticket(user, weight, batch, conversation)
-        waiting = len(self._interactive) + len(self._batch)
+        waiting = self._interactive.depth + self._batch.depth
         if not waiting and self._place(ticket):
             return ticket
         if waiting >= self.limit:
@@ -154,7 +154,7 @@ class Scheduler:
                         backend.running * best.capacity,
                         best.running * backend.capacity,
                     )
-                    if here > there or (here == there and backend.used > best.used):
+                    if here > there or (here == there and backend.used >= best.used):
                         continue
                 best, best_name = backend, name
             if best is None:
@@ -171,22 +171,20 @@ class Scheduler:
         admitted = [ticket for ticket in self._moving if self._place(ticket)]
         if admitted:
             self._moving = [ticket for ticket in self._moving if ticket.backend is None]
-        while (turns := self._next()) is not None:
+        interactive, batch = self._interactive, self._batch
+        while interactive.depth or batch.depth:
+            turns = interactive
+            if batch.depth and (not interactive.depth or self._passed_over >= PATIENCE):
+                turns = batch
             ticket = turns.first()
             if not self._place(ticket):
                 break
             turns.take()
             self._waits_no_more(ticket)
-            passes_over = turns is self._interactive and len(self._batch)
+            passes_over = turns is interactive and batch.depth
             self._passed_over = self._passed_over + 1 if passes_over else 0
             admitted.append(ticket)
         return admitted
-
-    def _next(self) -> Turns | None:
-        """The turns out of which the next place is given."""
-        if len(self._batch) and (not len(self._interactive) or self._passed_over >= PATIENCE):
-            return self._batch
-        return self._interactive if len(self._interactive) else None
 
     def _waits_no_more(self, ticket: Ticket) -> None:
         self._own[ticket.user] -= 1

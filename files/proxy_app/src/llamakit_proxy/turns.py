@@ -44,19 +44,19 @@ class _Line:
 
 
 class Turns:
-    """The tickets that wait. ``len`` is how many."""
+    """The tickets that wait."""
+
+    __slots__ = ("_arrivals", "_due", "_lines", "_now", "depth")
 
     def __init__(self) -> None:
+        self.depth = 0
+        """How many there are."""
         self._lines: dict[int, _Line] = {}
         self._due: list[tuple[int, int, int]] = []
         """A heap of (when the next turn is due, order of arrival, user), one for each line. A line
         that was abandoned keeps its place until it is due: there is one per user at most."""
         self._now = 0
         self._arrivals = 0
-        self._depth = 0
-
-    def __len__(self) -> int:
-        return self._depth
 
     def add(self, ticket: Ticket) -> None:
         """The ticket waits from now on."""
@@ -67,7 +67,7 @@ class Turns:
             heappush(self._due, (self._now + apart, self._arrive(), ticket.user))
         line.apart = apart
         line.tickets.append(ticket)
-        self._depth += 1
+        self.depth += 1
 
     def first(self) -> Ticket:
         """Whose turn it is. IndexError when nobody waits."""
@@ -85,7 +85,7 @@ class Turns:
         line = self._lines[user]
         line.tickets.popleft()
         self._now = due
-        self._depth -= 1
+        self.depth -= 1
         if line.tickets:
             heapreplace(self._due, (due + line.apart, self._arrive(), user))
         else:
@@ -95,7 +95,7 @@ class Turns:
     def drop(self, ticket: Ticket) -> None:
         """The ticket waits no more."""
         self._lines[ticket.user].tickets.remove(ticket)
-        self._depth -= 1
+        self.depth -= 1
 
     def _arrive(self) -> int:
         self._arrivals += 1
