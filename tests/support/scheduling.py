@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import takewhile
+from operator import is_not
 
 from llamakit_proxy.scheduler import PATIENCE, QueueFullError, Scheduler
 from llamakit_proxy.turns import Ticket
@@ -53,20 +55,20 @@ class Account:
         """The new ticket; None when it was refused, as it should be."""
         own = len(self._lines[0][user]) + len(self._lines[1][user])
         depth = sum(self._depth)
+        refused = depth >= self._limit or own >= self._user_limit
         try:
             ticket = self.scheduler.submit(
                 user, weight=self._weights[user], batch=batch, conversation=talk
             )
         except QueueFullError as full:
-            assert depth >= self._limit or own >= self._user_limit
-            assert full.own == (depth < self._limit)
+            if not refused or full.own == (depth >= self._limit):
+                raise AssertionError("refused for no reason, or for the wrong one") from full
             return None
         if ticket.backend is not None:
             assert not depth, "a newcomer overtook those that wait"
             self._begins(ticket)
             return ticket
-        assert depth < self._limit
-        assert own < self._user_limit
+        assert not refused
         line = self._lines[batch][user]
         line.append(ticket)
         self._depth[batch] += 1
@@ -125,7 +127,7 @@ class Account:
             assert ticket.backend is not None
             del self.waiting[ticket]
             if ticket in self.moving:
-                for earlier in takewhile(lambda other: other is not ticket, self.moving):
+                for earlier in takewhile(partial(is_not, ticket), self.moving):
                     assert not self._usable(ticket.backend, earlier), "moved past another"
                 del self.moving[ticket]
             else:

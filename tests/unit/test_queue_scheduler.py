@@ -38,9 +38,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         batch=st.booleans(),
         talk=st.none() | st.integers(0, 2),
     )
-    def submit(
-        self, user: int, batch: bool, talk: int | None
-    ) -> Ticket | MultipleResults[Ticket]:
+    def submit(self, user: int, batch: bool, talk: int | None) -> Ticket | MultipleResults[Ticket]:
         return self.account.submit(user, batch=batch, talk=talk) or multiple()
 
     @rule(ticket=consumes(tickets))
@@ -84,7 +82,7 @@ TestScheduler.settings = hypothesis_settings(
 
 
 def test_a_million_events() -> None:
-    chance = random.Random(20)  # noqa: S311  repeatable on purpose
+    chance = random.Random(20)
     account = Account(
         {"a": 1, "b": 2, "c": 4}, limit=40, user_limit=10, weights=[1, 1, 1, 2, 3, 10, 100]
     )

@@ -19,6 +19,9 @@ from .validate.prepared import Prepared
 
 Endpoint = Callable[[Service, Exchange], Awaitable[None]]
 
+QUEUE_TIMEOUT = b"x-queue-timeout"
+"""Header with the seconds a client is willing to wait for its turn."""
+
 
 async def list_models(service: Service, exchange: Exchange) -> None:
     """GET /v1/models: the models this key may use."""
@@ -88,8 +91,26 @@ def _enter(
     if document is not None and len(route.backends) > 1:
         talk = conversation(identity.user_id, document)
     return service.backends.queue(route).enter(
-        identity.user_id, weight=identity.weight, batch=identity.batch, conversation=talk
+        identity.user_id,
+        weight=identity.weight,
+        batch=identity.batch,
+        conversation=talk,
+        wait_seconds=_patience(exchange, service.settings.queue_timeout_seconds),
     )
+
+
+def _patience(exchange: Exchange, most: float) -> float:
+    """For how many seconds the request may wait: ``most``, or less if its client says so."""
+    text = exchange.header(QUEUE_TIMEOUT)
+    if text is None:
+        return most
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise invalid("The header X-Queue-Timeout must be a number of seconds, 0 or more.")
+    return min(seconds, most)
 
 
 async def _read(service: Service, exchange: Exchange) -> dict[str, Any]:
