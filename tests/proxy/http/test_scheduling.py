@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from llamakit_proxy import users
+from llamakit_proxy.keys import PREFIX
 from support.backend import Backend
 from support.fake_backend import DONE, END, HEAD, Call, delta, fake_backend, usage
 from support.postgres import Postgres
@@ -47,7 +48,7 @@ async def test_a_flood_holds_up_nobody(proxy: Proxy) -> None:
     """One user has 100 requests waiting, nine others send one each: with turns that go round, each
     of them is served after two of the flood's at most."""
     flooder, *others = [proxy.new_key() for _ in range(10)]
-    request = ask("script", max_tokens=60)
+    request = ask("script", max_tokens=40)
     async with contextlib.AsyncExitStack() as stack:
         limits = httpx.Limits(max_connections=None)
         flood = await stack.enter_async_context(proxy.client(flooder, limits=limits))
@@ -120,7 +121,7 @@ async def test_a_change_reaches_the_running_proxy(proxy: Proxy) -> None:
     async with proxy.client(slow) as client:
         assert (await client.get("/v1/models")).status_code == 200
     with proxy.admin() as connection:
-        users.set_priority(connection, slow.removeprefix("sk-lk-")[:12], "batch")
+        users.set_priority(connection, slow.removeprefix(PREFIX).partition("-")[0], "batch")
     await asyncio.sleep(1)
     order = await order_of(proxy, [(slow, "slow"), (quick, "quick"), (quick, "quick")])
     assert order == ["quick", "quick", "slow"]
