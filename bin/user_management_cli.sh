@@ -19,6 +19,8 @@ Usage: bin/user_management_cli.sh COMMAND [arguments]
   rotate-key    --username NAME [--overlap 24h]
   revoke-key    --key PUBLIC_ID, or --username NAME --all
   set-limit     --username NAME --rate-limit N [--rate-window SECONDS]
+  set-weight    --username NAME --weight N
+  set-priority  --key PUBLIC_ID --priority interactive|batch
   allow-models  --username NAME --models A,B
   usage         [--user NAME] [--since 7d] [--by user,model,day]
 
@@ -45,7 +47,9 @@ main() {
       exec "$ROOT/console.sh" user "${command%-user}" "$@"
       ;;
     rotate-key | revoke-key) exec "$ROOT/console.sh" user "${command%-key}" "$@" ;;
-    set-limit | allow-models) exec "$ROOT/console.sh" user "$command" "$@" ;;
+    set-limit | set-weight | set-priority | allow-models)
+      exec "$ROOT/console.sh" user "$command" "$@"
+      ;;
     usage) exec "$ROOT/console.sh" usage "$@" ;;
     help | -h | --help) usage ;;
     *)

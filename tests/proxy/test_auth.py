@@ -175,6 +175,20 @@ async def test_an_end_of_a_key_holds_within_a_second(
     assert await status_of(store, bearer(other)) == 200
 
 
+async def test_weight_and_priority_are_known_within_a_second(
+    store: KeyStore, admin: psycopg.Connection
+) -> None:
+    key = users.create(admin, "alice", weight=3)
+    identity = await store.authenticate(bearer(key))
+    assert (identity.weight, identity.batch) == (3, False)
+    users.set_weight(admin, "alice", 7)
+    await asyncio.sleep(REVOKED_WITHIN_SECONDS)
+    assert (await store.authenticate(bearer(key))).weight == 7
+    users.set_priority(admin, key.public_id, "batch")
+    await asyncio.sleep(REVOKED_WITHIN_SECONDS)
+    assert (await store.authenticate(bearer(key))).batch
+
+
 async def test_revocation_holds_also_when_the_notification_is_lost(
     store: KeyStore, admin: psycopg.Connection
 ) -> None:

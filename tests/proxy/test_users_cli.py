@@ -125,6 +125,13 @@ BAD_ARGUMENTS = [
     ["set-limit", "alice", "--month-budget", "9" * 16],
     ["set-limit", "alice", "--max-concurrent", "-1"],
     ["allow-models", "alice"],
+    ["create", "alice", "--weight", "0"],
+    ["create", "alice", "--weight", "101"],
+    ["create", "alice", "--priority", "urgent"],
+    ["set-weight", "alice"],
+    ["set-weight", "alice", "--weight", "x"],
+    ["set-priority", "--priority", "batch"],
+    ["set-priority", "--key", "ABCDEFGHJKLM"],
     ["explode", "alice"],
 ]
 
@@ -138,12 +145,14 @@ def test_bad_arguments_exit_2(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["show", "disable", "enable", "rotate", "delete", "set-limit", "allow-models"]
+    "verb",
+    ["show", "disable", "enable", "rotate", "delete", "set-limit", "set-weight", "allow-models"],
 )
 def test_nobody_is_an_error(command: Command, verb: str) -> None:
     extra = {
         "delete": ["--yes"],
-        "set-limit": ["--rate-limit", "1"], "allow-models": ["--models", "all"],
+        "set-limit": ["--rate-limit", "1"], "set-weight": ["--weight", "2"],
+        "allow-models": ["--models", "all"],
     }  # fmt: skip
     result = command("user", verb, "--username", "nobody", *extra.get(verb, []))
     assert result.code == 1
@@ -248,6 +257,28 @@ def test_limits_and_models(command: Command) -> None:
     assert command("user", "set-limit", "alice", *defaults).out == "alice: limit: default\n"
     assert "a,b" in command("user", "allow-models", "alice", "--models", "a,b").out
     assert "all" in command("user", "allow-models", "alice", "--models", "all").out
+
+
+def test_weight_and_priority(command: Command) -> None:
+    key = create(command, "alice", "--weight", "5", "--priority", "batch")
+
+    def shown() -> tuple[int, list[str]]:
+        document = json.loads(command("user", "show", "alice", "--json").out)
+        return document["weight"], [key["priority"] for key in document["keys"]]
+
+    assert shown() == (5, ["batch"])
+    assert "weight: 2" in command("user", "set-weight", "alice", "--weight", "2").out
+    command("user", "rotate", "alice")
+    assert shown() == (2, ["batch", "batch"])
+    done = command("user", "set-priority", "--key", key.public_id, "--priority", "interactive")
+    assert done.out == f"{key.public_id} is now interactive\n"
+    assert shown() == (2, ["interactive", "batch"])
+    assert "Weight:   2" in command("user", "show", "alice").out
+    create(command, "bob")
+    bob = json.loads(command("user", "show", "bob", "--json").out)
+    assert (bob["weight"], bob["keys"][0]["priority"]) == (1, "interactive")
+    missing = command("user", "set-priority", "--key", "ABCDEFGHJKLM", "--priority", "batch")
+    assert (missing.code, "no key ABCDEFGHJKLM" in missing.err) == (1, True)
 
 
 def test_delete_asks_and_keeps_the_usage(

@@ -74,6 +74,9 @@ def test_the_names_that_scripts_know(checkout: Path) -> None:
     manage("disable-user", "--username", "alice")
     manage("enable-user", "--username", "alice")
     manage("set-limit", "--username", "alice", "--rate-limit", "5")
+    manage("set-weight", "--username", "alice", "--weight", "2")
+    public_id = made.removeprefix(keys.PREFIX).partition("-")[0]
+    manage("set-priority", "--key", public_id, "--priority", "batch")
     manage("allow-models", "--username", "alice", "--models", "tiny")
     rotated = json.loads(manage("rotate-key", "--username", "alice", "--json").stdout)
     manage("revoke-key", "--key", rotated["key_id"])

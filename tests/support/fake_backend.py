@@ -125,9 +125,9 @@ class FakeBackend:
 
 
 @contextlib.asynccontextmanager
-async def fake_backend(answer: Answer) -> AsyncIterator[FakeBackend]:
-    """A server on a free port."""
-    fake = FakeBackend(answer, 0)
+async def fake_backend(answer: Answer, port: int = 0) -> AsyncIterator[FakeBackend]:
+    """A server on a free port, unless one is given."""
+    fake = FakeBackend(answer, port)
     tasks: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -135,7 +135,7 @@ async def fake_backend(answer: Answer) -> AsyncIterator[FakeBackend]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", port)
     fake.port = server.sockets[0].getsockname()[1]
     try:
         yield fake

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from llamakit_proxy.circuit import FAILURES, FIRST_SECONDS, Failure, State
 from llamakit_proxy.errors import ApiError
-from llamakit_proxy.queue import AdmissionQueue
+from llamakit_proxy.queue import AdmissionQueue, Place
 
 
 def make(limit: int = 8, seconds: float = 30, capacity: int = 1) -> AdmissionQueue:
@@ -107,3 +108,146 @@ async def test_closing_sends_away_who_waits() -> None:
         with pytest.raises(ApiError):
             queue.enter(3)
         assert queue.running() == {"a": 1}
+
+
+def replicas(*names: str, seconds: float = 30) -> AdmissionQueue:
+    return AdmissionQueue(dict.fromkeys(names, 1), limit=8, wait_seconds=seconds, model="m")
+
+
+def refusal(place: Place) -> ApiError:
+    """Why the place's wait has failed."""
+    assert place.ready is not None
+    error = place.ready.exception()
+    assert isinstance(error, ApiError)
+    return error
+
+
+async def test_when_all_are_out_nobody_waits() -> None:
+    queue = replicas("a")
+    with queue.enter(1) as place:
+        waiting = queue.enter(2)
+        place.failed(Failure.UNREACHABLE, sure=True)
+        assert refusal(waiting).code == "backend_unavailable"
+        waiting.__exit__(None, None, None)
+    with pytest.raises(ApiError) as caught:
+        queue.enter(3)
+    assert (caught.value.status, caught.value.code) == (503, "backend_unavailable")
+    assert caught.value.headers["Retry-After"] == "1"
+    assert queue.states() == {"a": State.OPEN}
+    queue.close()
+
+
+async def test_one_request_brings_a_backend_back() -> None:
+    queue = replicas("a")
+    with queue.enter(1) as place:
+        place.failed(Failure.UNREACHABLE, sure=True)
+    await asyncio.sleep(FIRST_SECONDS + 0.2)
+    with queue.enter(1) as place, queue.enter(2) as waiting:
+        assert place.backend == "a"
+        assert waiting.ready is not None, "one at a time until it has begun to answer"
+        place.begun()
+        assert queue.states() == {"a": State.CLOSED}
+
+
+async def test_a_backend_that_comes_back_takes_who_waits() -> None:
+    """While the other one is busy, a recovered one is not left alone until somebody new comes."""
+    queue = replicas("a", "b")
+    with queue.enter(1) as first, queue.enter(2), queue.enter(3) as waiting:
+        first.failed(Failure.UNREACHABLE, sure=True)
+        first.__exit__(None, None, None)
+        assert waiting.ready is not None
+        assert not waiting.ready.done()
+        async with asyncio.timeout(10):
+            await waiting.ready
+        assert waiting.backend == "a"
+
+
+async def test_moving_to_a_free_backend_and_to_a_busy_one() -> None:
+    queue = replicas("a", "b")
+    first = queue.enter(1)
+    assert first.backend == "a"
+    assert first.move()
+    assert first.ready is None
+    assert first.backend == "b"
+    second = queue.enter(2)
+    assert second.backend == "a"
+    assert second.move()
+    assert second.ready is not None
+    assert not second.ready.done()
+    first.__exit__(None, None, None)
+    await asyncio.wait_for(second.ready, 1)
+    assert second.backend == "b"
+    assert not second.move()
+    second.__exit__(None, None, None)
+    assert queue.running() == {"a": 0, "b": 0}
+
+
+async def test_who_moves_waits_no_longer_than_anybody() -> None:
+    queue = replicas("a", "b", seconds=0.2)
+    with queue.enter(1) as first, queue.enter(2) as second:
+        assert second.move()
+        assert second.ready is not None
+        with pytest.raises(ApiError) as caught:
+            await second.ready
+        assert caught.value.code == "queue_timeout"
+        assert first.ticket.backend is not None
+
+
+async def test_who_moves_is_sent_away_with_the_last_backend() -> None:
+    queue = replicas("a", "b")
+    with queue.enter(1) as first, queue.enter(2) as second:
+        assert second.move()
+        first.failed(Failure.UNREACHABLE, sure=True)
+        assert refusal(second).code == "backend_unavailable"
+        assert queue.states()["b"] is State.CLOSED
+    queue.close()
+
+
+async def test_moving_while_the_proxy_stops() -> None:
+    queue = replicas("a", "b")
+    with queue.enter(1), queue.enter(2) as second:
+        queue.close()
+        assert second.move()
+        assert refusal(second).code == "server_stopping"
+
+
+async def test_a_reload_keeps_what_is_known_of_backends() -> None:
+    queue = replicas("a", "b")
+    with queue.enter(1) as place:
+        assert place.backend == "a"
+        for _ in range(FAILURES):
+            place.failed(Failure.BROKEN)
+    assert queue.states() == {"a": State.CLOSED, "b": State.CLOSED}, "it is one failure"
+    with queue.enter(1) as place:
+        place.failed(Failure.BROKEN, sure=True)
+        out = place.backend
+    queue.resize({"a": 1, "b": 1, "c": 1})
+    assert queue.states()[out] is State.OPEN
+    assert list(queue.states()) == ["a", "b", "c"]
+    queue.resize({"c": 1})
+    queue.resize({out: 1})
+    assert queue.states() == {out: State.CLOSED}
+    place.failed(Failure.BROKEN)
+    queue.close()
+
+
+async def test_a_longer_list_of_backends_lets_more_wait() -> None:
+    queue = replicas("a")
+    queue.enter(0)
+    for user in range(1, 9):
+        queue.enter(user)
+    with pytest.raises(ApiError):
+        queue.enter(10)
+    queue.resize({"a": 1, "b": 1})
+    queue.enter(10)
+    assert queue.waiting == 8
+    queue.close()
+
+
+async def test_a_shorter_patience_of_the_client() -> None:
+    queue = replicas("a")
+    with queue.enter(1), queue.enter(2, wait_seconds=0.05) as place:
+        assert place.ready is not None
+        with pytest.raises(ApiError) as caught:
+            await place.ready
+        assert "within 0.05 seconds" in caught.value.message

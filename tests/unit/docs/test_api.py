@@ -16,7 +16,10 @@ from unit.docs import pages
 
 _PAGE = pages.page("docs/api.md")
 _SOURCE = pages.ROOT / "files/proxy_app/src/llamakit_proxy"
-_MAKERS = {"ApiError", "RefusedKeyError", "invalid", "unavailable", "unauthorized", "_closing"}
+_MAKERS = {
+    "ApiError", "BackendError", "RefusedKeyError", "invalid", "unavailable", "unauthorized",
+    "_closing",
+}  # fmt: skip
 """What makes an error; ``_refuse`` of the HTTP server makes one as well."""
 _CODE = re.compile(r"[a-z]+(?:_[a-z]+)+")
 

@@ -14,6 +14,8 @@ _OURS = re.compile(rf"(?:{'|'.join(variables.ROLES)}|llamakit)_[a-z_]+")
 _FOR_PEOPLE = {"llamakit_secrets_given"}
 """What group_vars/all/layout.yml has for people; the rest of it is the kit's own."""
 _OTHER_NAMES = {
+    "llamakit_backend_available",
+    "llamakit_failovers_total",
     "llamakit_admin",
     "llamakit_proxy",
     "llamakit_before_",
@@ -21,7 +23,7 @@ _OTHER_NAMES = {
     "llamakit_server",
     "service_tier",
 }
-"""Roles and databases of PostgreSQL, a metric, a package, a parameter of requests."""
+"""Roles and databases of PostgreSQL, metrics, a package, a parameter of requests."""
 
 
 def _of_all_hosts() -> dict[str, object]:

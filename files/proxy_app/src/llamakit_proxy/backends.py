@@ -26,6 +26,7 @@ class Backends:
                     capacities,
                     limit=self._settings.queue_limit,
                     wait_seconds=self._settings.queue_timeout_seconds,
+                    model=route.id,
                 )
                 if self._stopping:
                     queue.close()

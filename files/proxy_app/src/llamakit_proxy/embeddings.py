@@ -4,12 +4,14 @@ import re
 import sys
 from array import array
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any
 
 from . import body, wire
 from .chunks import too_long
 from .errors import ApiError, backend_away
 from .exchange import Cause, Exchange
+from .queue import Place
 from .relay import backend_broke, refused
 from .routes import Route
 from .settings import Settings
@@ -27,19 +29,31 @@ _OVERRUN = re.compile(rb"Requested tokens \((\d+)\) exceed batch size of (\d+)")
 class Embedder:
     """The embeddings of one request."""
 
-    def __init__(self, exchange: Exchange, settings: Settings, route: Route) -> None:
+    committed = False
+    """The client gets all at once."""
+
+    def __init__(
+        self, exchange: Exchange, inputs: list[str], settings: Settings, route: Route
+    ) -> None:
         self._exchange = exchange
+        self._inputs = inputs
         self._route = route
         # An answer comes in one piece at its end, so there is no progress to watch before.
         self._seconds = max(settings.stall_timeout_seconds, settings.queue_timeout_seconds)
         self._vectors: list[list[float]] = []
         self.tokens = 0
 
-    async def run(self, upstream: Upstream, inputs: list[str]) -> None:
-        """Ask for all of them. Raises ApiError."""
-        for start in range(0, len(inputs), INPUTS_AT_A_TIME):
-            part = inputs[start : start + INPUTS_AT_A_TIME]
+    async def wait(self, place: Place) -> None:
+        """Wait in the queue. Raises ApiError."""
+        if place.ready is not None:
+            await place.ready
+
+    async def run(self, upstream: Upstream, begun: Callable[[], None]) -> None:
+        """Ask for all that is not there yet. Raises ApiError."""
+        for start in range(len(self._vectors), len(self._inputs), INPUTS_AT_A_TIME):
+            part = self._inputs[start : start + INPUTS_AT_A_TIME]
             answer = await self._ask(upstream, part)
+            begun()
             try:
                 vectors = [item["embedding"] for item in answer["data"]]
                 self.tokens += answer["usage"]["prompt_tokens"]

@@ -1,22 +1,27 @@
 """What is done for each OpenAI path, stage after stage, once the key and the limit are checked."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from . import body as request_body
 from . import validate, wire
+from .affinity import conversation
+from .attempts import complete
 from .embeddings import Embedder
 from .errors import ApiError, invalid
 from .exchange import Exchange
 from .limits import prompt_estimate
+from .queue import Place
 from .relay import Relay
 from .routes import Kind, Route
 from .service import Service
 from .validate.prepared import Prepared
 
 Endpoint = Callable[[Service, Exchange], Awaitable[None]]
+
+QUEUE_TIMEOUT = b"x-queue-timeout"
+"""Header with the seconds a client is willing to wait for its turn."""
 
 
 async def list_models(service: Service, exchange: Exchange) -> None:
@@ -52,17 +57,13 @@ async def embedding(service: Service, exchange: Exchange) -> None:
     document = await _read(service, exchange)
     route = _route(service, exchange, document, "embedding")
     prepared = validate.embedding(document)
-    embedder = Embedder(exchange, service.settings, route)
+    embedder = Embedder(exchange, prepared.inputs, service.settings, route)
     most = route.n_ctx * len(prepared.inputs)
     await service.limits.reserve(exchange, min(prompt_estimate(exchange.request_bytes), most), 0)
     _measure_overhead(exchange)
     exchange.watch_client()
-    with service.backends.queue(route).enter(_user(exchange)) as place:
-        with _timed(exchange):
-            if place.ready is not None:
-                await place.ready
-        exchange.begun = True
-        await embedder.run(service.backends.upstream(place.backend), prepared.inputs)
+    with _enter(service, exchange, route) as place:
+        await complete(exchange, service.backends, place, embedder)
     exchange.enter(None)
     exchange.prompt_tokens, exchange.completion_tokens = embedder.tokens, 0
     await exchange.respond(200, wire.encode(embedder.document(base64=prepared.base64)))
@@ -76,29 +77,48 @@ async def _generate(service: Service, exchange: Exchange, route: Route, prepared
     await service.limits.reserve(exchange, prompt, completion)
     _measure_overhead(exchange)
     exchange.watch_client()
-    relay = Relay(exchange, prepared, service.settings)
+    relay = Relay(exchange, prepared, body, service.settings)
     try:
-        with service.backends.queue(route).enter(_user(exchange)) as place:
-            with _timed(exchange):
-                await relay.wait(place)
-            exchange.begun = True
-            await relay.run(service.backends.upstream(place.backend), body)
+        with _enter(service, exchange, route, prepared.document) as place:
+            await complete(exchange, service.backends, place, relay)
         exchange.enter(None)
         await relay.deliver()
     finally:
         relay.close()
 
 
-@contextmanager
-def _timed(exchange: Exchange) -> Iterator[None]:
-    """The block is the wait in the queue."""
-    since = time.perf_counter()
-    exchange.enter("queued")
+def _enter(
+    service: Service, exchange: Exchange, route: Route, document: dict[str, Any] | None = None
+) -> Place:
+    """A place in the route's queue. ``document`` is the prompt to go back to, where there is a
+    choice."""
+    identity = exchange.identity
+    if identity is None:
+        raise RuntimeError("a request without an identity got past authentication")
+    talk = None
+    if document is not None and len(route.backends) > 1:
+        talk = conversation(identity.user_id, document)
+    return service.backends.queue(route).enter(
+        identity.user_id,
+        weight=identity.weight,
+        batch=identity.batch,
+        conversation=talk,
+        wait_seconds=_patience(exchange, service.settings.queue_timeout_seconds),
+    )
+
+
+def _patience(exchange: Exchange, most: float) -> float:
+    """For how many seconds the request may wait: ``most``, or less if its client says so."""
+    text = exchange.header(QUEUE_TIMEOUT)
+    if text is None:
+        return most
     try:
-        yield
-    finally:
-        exchange.queue_seconds = time.perf_counter() - since
-    exchange.enter("running")
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise invalid("The header X-Queue-Timeout must be a number of seconds, 0 or more.")
+    return min(seconds, most)
 
 
 async def _read(service: Service, exchange: Exchange) -> dict[str, Any]:
@@ -141,12 +161,6 @@ def _check_allowed(exchange: Exchange, route: Route) -> Route:
         f"Your key may not use the model {route.id}. GET /v1/models lists what it may use.",
         param="model",
     )
-
-
-def _user(exchange: Exchange) -> int:
-    if exchange.identity is None:
-        raise RuntimeError("a request without an identity got past authentication")
-    return exchange.identity.user_id
 
 
 def _measure_overhead(exchange: Exchange) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import wire
+from .circuit import Failure
 
 # A key, ours or another service's, that a client put in the wrong place: clients log errors.
 _KEY = re.compile(r"sk-[\w-]{6,}")
@@ -86,10 +87,27 @@ def unavailable(code: str, message: str, *, retry_after: int) -> ApiError:
     return ApiError(503, code, message, headers={"Retry-After": str(max(1, retry_after))})
 
 
-def backend_away() -> ApiError:
+class BackendError(ApiError):
+    """A backend failed in a way that says something about the backend."""
+
+    def __init__(
+        self,
+        failure: Failure,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, code, message, headers=headers)
+        self.failure = failure
+
+
+def backend_away(*, retry_after: int = 5) -> BackendError:
     """503: there was nobody to ask."""
-    return unavailable(
+    return BackendError(
+        Failure.UNREACHABLE,
+        503,
         "backend_unavailable",
         "The model is not running at the moment. Try again shortly.",
-        retry_after=5,
+        {"Retry-After": str(max(1, retry_after))},
     )

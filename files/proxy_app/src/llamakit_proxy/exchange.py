@@ -87,6 +87,8 @@ class Exchange:
         self.queue_seconds: float | None = None
         self.overhead_seconds: float | None = None
         self.reading_seconds = 0.0
+        self.failovers = 0
+        """How often a backend failed and another was asked."""
         self.phase: Phase | None = None
         self.phase_since = self.created_at
         self.headers: list[Header] = [(b"x-request-id", self.request_id.encode())]

@@ -6,7 +6,8 @@ from typing import Any
 
 from .auth import KeyStore
 from .backends import Backends
-from .routes import RouteFile
+from .circuit import State
+from .routes import Route, RouteFile
 
 FRESH_SECONDS = 1.0
 CONNECT_SECONDS = 1.0
@@ -36,20 +37,27 @@ class Health:
         async with self._lock:
             if time.monotonic() - self._checked_at > FRESH_SECONDS:
                 await self._look()
-        models = {
-            route.id: any(self._up.get(backend.url, False) for backend in route.backends)
-            for route in self._routes.table.routes
-        }
+        up = {route.id: self._count_up(route) for route in self._routes.table.routes}
+        of = {route.id: len(route.backends) for route in self._routes.table.routes}
         connected = self._keys.connected
-        ready = any(models.values())
-        whole = all(models.values()) and connected and self._routes.error is None
+        ready = any(up.values())
+        whole = up == of and connected and self._routes.error is None
         return ready, {
             "status": "ready" if ready and whole else "degraded" if ready else "unavailable",
-            "models": {name: "up" if up else "down" for name, up in models.items()},
+            "models": {name: "up" if count else "down" for name, count in up.items()},
+            "backends": {name: f"{count} of {of[name]} up" for name, count in up.items()},
             "database": "up" if connected else "down",
             "routes": "current" if self._routes.error is None else "invalid file, old ones kept",
             "release": self.release,
         }
+
+    def _count_up(self, route: Route) -> int:
+        """How many of the backends take connections and are not left alone for failing."""
+        states = self._backends.queue(route).states()
+        return sum(
+            self._up.get(backend.url, False) and states[backend.url] is not State.OPEN
+            for backend in route.backends
+        )
 
     async def _look(self) -> None:
         urls = [backend.url for route in self._routes.table.routes for backend in route.backends]

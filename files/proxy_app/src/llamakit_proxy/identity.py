@@ -29,3 +29,7 @@ class Identity:
     day_budget: int | None = None
     """Tokens per UTC day."""
     month_budget: int | None = None
+    weight: int = 1
+    """The user's share of a busy model, against those of the others: 1 to 100."""
+    batch: bool = False
+    """Whether the key's requests let those of others go first."""

@@ -51,7 +51,8 @@ LIMIT %(limit)s
 _KEYS = """
 SELECT public_id, sha256, status = 'active' AND revoked_at IS NULL,
        extract(epoch FROM expires_at)::float8,
-       users.id, username, allowed_models, scopes, rate_limit, rate_window_seconds,
+       users.id, username, allowed_models, scopes, weight, priority = 'batch',
+       rate_limit, rate_window_seconds,
        token_limit, token_window_seconds, max_concurrent, day_budget, month_budget
 FROM api_keys JOIN users ON users.id = user_id WHERE public_id = ANY(%s)
 """
@@ -284,7 +285,8 @@ class KeyFeed:
 
 
 def _cached_key(row: tuple[Any, ...]) -> CachedKey:
-    public_id, sha256, active, expires_at, user_id, username, models, scopes, *limits = row
+    public_id, sha256, active, expires_at, user_id, username, models, scopes, *rest = row
+    weight, batch, *limits = rest
     rate_limit, rate_window, token_limit, token_window, concurrent, day, month = limits
     identity = Identity(
         user_id=user_id,
@@ -300,6 +302,8 @@ def _cached_key(row: tuple[Any, ...]) -> CachedKey:
         max_concurrent=concurrent,
         day_budget=day,
         month_budget=month,
+        weight=weight,
+        batch=batch,
     )
     return CachedKey(identity, active, bytes(sha256))
 

@@ -69,6 +69,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._failovers = Counter(
+            "llamakit_failovers",
+            "Requests that another backend was asked, because one had failed.",
+            ("model",),
+            registry=self.registry,
+        )
         self._overhead = Histogram(
             "llamakit_overhead_seconds",
             "The proxy's own work before a backend is asked; neither queue nor network.",
@@ -87,6 +93,8 @@ class Metrics:
             self._first_token.labels(model).observe(exchange.ttft_seconds)
         if exchange.queue_seconds is not None:
             self._queued.labels(model).observe(exchange.queue_seconds)
+        if exchange.failovers:
+            self._failovers.labels(model).inc(exchange.failovers)
         if exchange.overhead_seconds is not None:
             self._overhead.observe(exchange.overhead_seconds)
         if exchange.prompt_tokens is not None:

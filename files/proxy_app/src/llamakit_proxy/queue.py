@@ -1,153 +1,37 @@
-"""A fair wait for a place on a backend.
+"""A fair wait for a place on one of a model's backends, which are replicas of each other.
 
-``Scheduler`` is the state: plain data, no clock and no event loop, so that every order of events
-can be tested. ``AdmissionQueue`` is the thin front that lets a coroutine wait. One queue serves
-one model, whose backends are replicas of each other.
+The thin front of ``Scheduler`` and of the backends' circuits that lets a coroutine wait. Everything
+here happens on the event loop, without a pause between a look at the state and its change.
 """
 
 import asyncio
-from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from math import ceil
 from types import TracebackType
 from typing import Self
 
-from .errors import ApiError, unavailable
-
-
-class QueueFullError(Exception):
-    """No more requests may wait. ``own`` tells that it is this user's share that is full."""
-
-    def __init__(self, *, own: bool) -> None:
-        super().__init__("this user's share is full" if own else "the queue is full")
-        self.own = own
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """One request: waiting while ``backend`` is None, running on that backend otherwise."""
-
-    user: int
-    backend: str | None = None
-    over: bool = False
-    """Left the scheduler: released, or given up while waiting."""
-
-
-class Scheduler:
-    """Who runs, who waits, and who is next: round robin over the users that wait, and in order
-    of arrival for each of them."""
-
-    def __init__(self, capacities: Mapping[str, int], *, limit: int, user_limit: int) -> None:
-        self._capacities = dict(capacities)
-        self._limit = limit
-        self._user_limit = user_limit
-        self._running: dict[str, int] = dict.fromkeys(self._capacities, 0)
-        self._waiting: OrderedDict[int, deque[Ticket]] = OrderedDict()
-        """Users in the order in which they are next; nobody without a ticket."""
-        self._depth = 0
-
-    @property
-    def depth(self) -> int:
-        """How many wait."""
-        return self._depth
-
-    @property
-    def capacity(self) -> int:
-        """How many can run at a time."""
-        return sum(self._capacities.values())
-
-    def running(self) -> dict[str, int]:
-        """How many run on each backend."""
-        return dict(self._running)
-
-    def submit(self, user: int) -> Ticket:
-        """A ticket that runs already, or waits. QueueFullError when it would wait, and may not."""
-        ticket = Ticket(user)
-        if not self._waiting and self._place(ticket):
-            return ticket
-        own = self._waiting.get(user)
-        if self._depth >= self._limit:
-            raise QueueFullError(own=False)
-        if own is not None and len(own) >= self._user_limit:
-            raise QueueFullError(own=True)
-        if own is None:
-            own = self._waiting[user] = deque()
-        own.append(ticket)
-        self._depth += 1
-        return ticket
-
-    def leave(self, ticket: Ticket) -> list[Ticket]:
-        """The ticket ends, in whatever phase it is; again is harmless. Returns who runs now."""
-        if ticket.over:
-            return []
-        ticket.over = True
-        if ticket.backend is None:
-            self._withdraw(ticket)
-            return []
-        self._running[ticket.backend] -= 1
-        if ticket.backend not in self._capacities and not self._running[ticket.backend]:
-            del self._running[ticket.backend]
-        return self._admit()
-
-    def resize(self, capacities: Mapping[str, int]) -> list[Ticket]:
-        """Other backends or capacities from now on. What runs goes on; returns who runs now."""
-        self._capacities = dict(capacities)
-        self._running = {
-            name: self._running.get(name, 0)
-            for name in {**self._running, **self._capacities}
-            if name in self._capacities or self._running.get(name)
-        }
-        return self._admit()
-
-    def _place(self, ticket: Ticket) -> bool:
-        """Put the ticket on the least busy backend that has room."""
-        best: str | None = None
-        for name, capacity in self._capacities.items():
-            running = self._running[name]
-            if running >= capacity:
-                continue
-            if best is None or running * self._capacities[best] < self._running[best] * capacity:
-                best = name
-        if best is None:
-            return False
-        ticket.backend = best
-        self._running[best] += 1
-        return True
-
-    def _admit(self) -> list[Ticket]:
-        admitted = []
-        while self._waiting:
-            user, own = next(iter(self._waiting.items()))
-            if not self._place(own[0]):
-                break
-            admitted.append(own.popleft())
-            self._depth -= 1
-            del self._waiting[user]
-            if own:
-                self._waiting[user] = own
-        return admitted
-
-    def _withdraw(self, ticket: Ticket) -> None:
-        own = self._waiting[ticket.user]
-        own.remove(ticket)
-        self._depth -= 1
-        if not own:
-            del self._waiting[ticket.user]
+from .circuit import Circuit, Failure, State
+from .errors import ApiError, backend_away, unavailable
+from .logging import LOGGER
+from .scheduler import QueueFullError, Scheduler
+from .turns import Ticket
 
 
 class Place:
     """A place in the queue, then on a backend. Use it as a context manager: it is given back
     however the block ends."""
 
-    __slots__ = ("_queue", "_timer", "ready", "since", "ticket")
+    __slots__ = ("_queue", "_timer", "deadline", "ready", "seconds", "since", "ticket")
 
-    def __init__(self, queue: "AdmissionQueue", ticket: Ticket, now: float) -> None:
+    def __init__(self, queue: "AdmissionQueue", ticket: Ticket, now: float, seconds: float) -> None:
         self._queue = queue
         self._timer: asyncio.TimerHandle | None = None
         self.ticket = ticket
         self.since = now
         """Since when it has been waiting, or running once it runs (the loop's clock)."""
+        self.seconds = seconds
+        """How long it may wait, all in all."""
+        self.deadline = now + seconds
         self.ready: asyncio.Future[None] | None = None
         """Done when the ticket runs (or fails with ApiError); None when it ran at once."""
 
@@ -169,10 +53,35 @@ class Place:
     ) -> None:
         self._queue.leave(self)
 
-    def wait_until(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        """Start the wait; it fails after ``seconds``."""
+    def begun(self) -> None:
+        """The backend has begun to answer."""
+        self._queue.begun(self)
+
+    def answered(self) -> None:
+        """The backend has answered to the end, as it should."""
+        self._queue.answered(self)
+
+    def failed(self, failure: Failure, *, sure: bool = False) -> None:
+        """The backend has failed on this request; with ``sure`` it will on others, too."""
+        self._queue.failed(self, failure, sure=sure)
+
+    def can_retry(self) -> bool:
+        """Whether the backend was fine until now, so that it may be so again in a moment."""
+        return self._queue.circuit(self).state is State.CLOSED
+
+    def can_move(self) -> bool:
+        """Whether there is another backend to try."""
+        return self._queue.can_move(self)
+
+    def move(self) -> bool:
+        """Give up the backend for another, at once or after a wait for ``ready``; False when there
+        is none that was not tried yet."""
+        return self._queue.move(self)
+
+    def wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start to wait; it fails at the deadline."""
         self.ready = loop.create_future()
-        self._timer = loop.call_later(seconds, self._expire, seconds)
+        self._timer = loop.call_at(self.deadline, self._expire)
 
     def settle(self, error: ApiError | None = None) -> None:
         """End the wait."""
@@ -185,12 +94,12 @@ class Place:
             else:
                 self.ready.set_exception(error)
 
-    def _expire(self, seconds: float) -> None:
+    def _expire(self) -> None:
         self._timer = None
         self.settle(
             unavailable(
                 "queue_timeout",
-                f"No place became free within {seconds:g} seconds.",
+                f"No place became free within {self.seconds:g} seconds.",
                 retry_after=self._queue.retry_after(),
             )
         )
@@ -199,15 +108,21 @@ class Place:
 class AdmissionQueue:
     """Places on the backends of one model."""
 
-    def __init__(self, capacities: Mapping[str, int], *, limit: int, wait_seconds: float) -> None:
+    def __init__(
+        self, capacities: Mapping[str, int], *, limit: int, wait_seconds: float, model: str = ""
+    ) -> None:
         """``limit`` is how many may wait for each backend; one user may take a quarter of it."""
+        self._model = model
         self._limit = limit
         self._wait_seconds = wait_seconds
-        total = limit * max(1, len(capacities))
-        self._scheduler = Scheduler(
-            capacities, limit=total, user_limit=min(total, max(1, total // 4))
-        )
+        self._capacities = dict(capacities)
+        self._circuits = {name: Circuit() for name in capacities}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        """Of the open circuits."""
+        self._scheduler = Scheduler(capacities, limit=0, user_limit=0)
+        self._set_limits()
         self._places: dict[Ticket, Place] = {}
+        """Those that wait."""
         self._closed = False
         self._hold_seconds = 1.0
         """How long a request holds a place, as a moving average: for Retry-After."""
@@ -221,22 +136,39 @@ class AdmissionQueue:
         """How many run on each backend, by its url."""
         return self._scheduler.running()
 
-    def enter(self, user: int) -> Place:
+    def states(self) -> dict[str, State]:
+        """The circuit of each backend, by its url, in the order of the routes file."""
+        return {name: self._circuits[name].state for name in self._capacities}
+
+    def enter(
+        self,
+        user: int,
+        *,
+        weight: int = 1,
+        batch: bool = False,
+        conversation: int | None = None,
+        wait_seconds: float | None = None,
+    ) -> Place:
         """A place for a request of ``user``, at once or to wait for.
 
-        ApiError 429 when the user has too many waiting, 503 when the whole queue is full or the
-        proxy is stopping.
+        ApiError 429 when the user has too many waiting, 503 when the whole queue is full, when no
+        backend works at the moment, or when the proxy is stopping.
         """
         if self._closed:
             raise stopping()
+        if not self._scheduler.capacity:
+            raise self._all_out()
         loop = asyncio.get_running_loop()
         try:
-            ticket = self._scheduler.submit(user)
+            ticket = self._scheduler.submit(
+                user, weight=weight, batch=batch, conversation=conversation
+            )
         except QueueFullError as full:
             raise self._refusal(own=full.own) from None
-        place = Place(self, ticket, loop.time())
+        seconds = self._wait_seconds if wait_seconds is None else wait_seconds
+        place = Place(self, ticket, loop.time(), seconds)
         if ticket.backend is None:
-            place.wait_until(loop, self._wait_seconds)
+            place.wait(loop)
             self._places[ticket] = place
         return place
 
@@ -250,12 +182,21 @@ class AdmissionQueue:
         self._wake(self._scheduler.leave(place.ticket))
 
     def resize(self, capacities: Mapping[str, int]) -> None:
-        """Other backends from now on."""
-        self._wake(self._scheduler.resize(capacities))
+        """Other backends from now on. What is known of those that stay is kept."""
+        self._capacities = dict(capacities)
+        for gone in self._circuits.keys() - capacities.keys():
+            self._stop_timer(gone)
+            del self._circuits[gone]
+        for name in capacities.keys() - self._circuits.keys():
+            self._circuits[name] = Circuit()
+        self._set_limits()
+        self._reckon()
 
     def close(self) -> None:
         """Admit nobody any more and send away who waits; what runs goes on."""
         self._closed = True
+        for name in list(self._timers):
+            self._stop_timer(name)
         for place in list(self._places.values()):
             place.settle(stopping())
 
@@ -264,11 +205,102 @@ class AdmissionQueue:
         turns = (self._scheduler.depth + 1) / max(1, self._scheduler.capacity)
         return min(60, max(1, ceil(turns * self._hold_seconds)))
 
+    # -- what a place has learned of its backend -----------------------------------------------
+
+    def circuit(self, place: Place) -> Circuit:
+        """The circuit of the place's backend; of one that is gone, one that nobody looks at."""
+        return self._circuits.get(place.backend) or Circuit()
+
+    def begun(self, place: Place) -> None:
+        """See Place."""
+        if self.circuit(place).begin():
+            self._stop_timer(place.backend)
+            LOGGER.info("model %s: backend %s is back", self._model, place.backend)
+            self._reckon()
+
+    def answered(self, place: Place) -> None:
+        """See Place."""
+        self.begun(place)
+        self.circuit(place).finish()
+
+    def failed(self, place: Place, failure: Failure, *, sure: bool) -> None:
+        """See Place."""
+        loop = asyncio.get_running_loop()
+        circuit, name, now = self.circuit(place), place.backend, loop.time()
+        opened = circuit.fail(
+            failure, user=place.ticket.user, since=place.since, now=now, sure=sure
+        )
+        if not opened or name not in self._circuits:
+            return
+        LOGGER.warning(
+            "model %s: backend %s is left alone for %g s: %s",
+            self._model,
+            name,
+            circuit.seconds,
+            failure.value,
+        )
+        if not self._closed:
+            self._timers[name] = loop.call_later(circuit.seconds, self._try_again, name)
+        self._reckon()
+
+    def can_move(self, place: Place) -> bool:
+        """See Place."""
+        return self._scheduler.can_move(place.ticket)
+
+    def move(self, place: Place) -> bool:
+        """See Place."""
+        ticket = place.ticket
+        if not self._scheduler.can_move(ticket):
+            return False
+        place.ready = None
+        self._places[ticket] = place
+        self._wake(self._scheduler.move(ticket))
+        if ticket.backend is None:
+            place.wait(asyncio.get_running_loop())
+            if self._closed:
+                place.settle(stopping())
+        return True
+
+    # ------------------------------------------------------------------------------------------
+
+    def _try_again(self, name: str) -> None:
+        del self._timers[name]
+        self._circuits[name].half_open()
+        self._reckon()
+
+    def _stop_timer(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _reckon(self) -> None:
+        """Backends or circuits have changed: let in whom that lets in, and send away who would wait
+        for nothing."""
+        rooms = {
+            name: self._circuits[name].room(capacity) for name, capacity in self._capacities.items()
+        }
+        self._wake(self._scheduler.resize(rooms))
+        if not self._scheduler.capacity:
+            for place in list(self._places.values()):
+                place.settle(self._all_out())
+        for ticket in self._scheduler.stranded():
+            self._places[ticket].settle(backend_away())
+
     def _wake(self, admitted: Iterable[Ticket]) -> None:
         for ticket in admitted:
             place = self._places.pop(ticket)
             place.since = asyncio.get_running_loop().time()
             place.settle()
+
+    def _set_limits(self) -> None:
+        total = self._limit * max(1, len(self._capacities))
+        self._scheduler.limit = total
+        self._scheduler.user_limit = min(total, max(1, total // 4))
+
+    def _all_out(self) -> ApiError:
+        now = asyncio.get_running_loop().time()
+        soonest = min((timer.when() for timer in self._timers.values()), default=now)
+        return backend_away(retry_after=ceil(soonest - now))
 
     def _refusal(self, *, own: bool) -> ApiError:
         seconds = self.retry_after()

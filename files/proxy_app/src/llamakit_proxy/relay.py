@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from . import sse, wire
 from .assemble import Assembly
 from .chunks import Chunks
-from .errors import ApiError, backend_away
+from .circuit import Failure
+from .errors import ApiError, BackendError, backend_away
 from .exchange import Cause, Exchange
 from .queue import Place
 from .settings import Settings
@@ -25,20 +27,23 @@ class Relay:
     prompt, or finishing one whose reader has left. After it the stall timeout holds.
     """
 
-    def __init__(self, exchange: Exchange, prepared: Prepared, settings: Settings) -> None:
+    def __init__(
+        self, exchange: Exchange, prepared: Prepared, body: bytes, settings: Settings
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._prepared = prepared
+        self._body = body
         self._stall_seconds = settings.stall_timeout_seconds
-        self._chunks = Chunks(prepared.style)
-        self._splitter = sse.Splitter()
+        self._first_seconds = max(settings.stall_timeout_seconds, settings.queue_timeout_seconds)
         self._connection: Connection | None = None
+        self._begun: Callable[[], None] = _nothing
+        self.committed = False
+        """Whether the client has something of the answer."""
         self._heart_beats = False
         self._rest = b""
         self._progress = Watchdog(
-            loop,
-            max(settings.stall_timeout_seconds, settings.queue_timeout_seconds),
-            lambda: exchange.interrupt(Cause.BACKEND_STALLED),
+            loop, self._first_seconds, lambda: exchange.interrupt(Cause.BACKEND_STALLED)
         )
         self._silence = Watchdog(loop, HEARTBEAT_SECONDS, self._beat)
 
@@ -51,20 +56,28 @@ class Relay:
                 await self._write(sse.KEEP_ALIVE)
         await place.ready
 
-    async def run(self, upstream: Upstream, body: bytes) -> None:
+    async def run(self, upstream: Upstream, begun: Callable[[], None]) -> None:
         """Ask the backend and read its answer to the end; a streaming client has all of it but
-        the last then. Raises ApiError."""
+        the last then. Calls ``begun`` at the first token. Raises ApiError."""
         exchange = self._exchange
+        self._chunks = Chunks(self._prepared.style)
+        self._splitter = sse.Splitter()
+        self._begun = begun
+        if exchange.ttft_seconds is not None:
+            # Another backend broke off in the middle.
+            self._progress.allow(self._first_seconds)
         self._progress.start()
         try:
             self._connection = connection = await upstream.post(
                 self._prepared.path,
-                body,
+                self._body,
                 on_overflow=lambda: exchange.interrupt(Cause.CLIENT_SLOW),
             )
         except UnreachableError:
+            self._progress.rest()
             raise backend_away() from None
         except BrokenError:
+            self._progress.rest()
             raise backend_broke() from None
         try:
             if connection.status != 200:
@@ -81,6 +94,8 @@ class Relay:
                 502, "backend_error", "The model server sent something that can't be read."
             ) from None
         finally:
+            self._progress.rest()
+            self._connection = None
             self._count()
             upstream.release(connection)
 
@@ -111,6 +126,7 @@ class Relay:
             if out:
                 # While the client takes its time, the backend can't be called slow.
                 self._progress.rest()
+                self.committed = True
                 await self._write(out)
                 self._progress.start()
             elif self._heart_beats:
@@ -128,6 +144,7 @@ class Relay:
         try:
             for payload in payloads:
                 chunk = self._chunks.read(payload)
+                self._note_first()
                 if chunk is not None:
                     out.append(sse.event(chunk))
         except ApiError as error:
@@ -155,6 +172,7 @@ class Relay:
         while not chunks.done:
             for payload in await self._payloads(connection):
                 chunk = chunks.parse(payload)
+                self._note_first()
                 if chunk is not None:
                     assembly.add(chunk)
         chunks.check_end()
@@ -176,13 +194,18 @@ class Relay:
             data = connection.take()
         payloads = self._splitter.feed(data) if data else []
         if payloads:
-            exchange = self._exchange
-            exchange.generated += len(payloads)
-            if exchange.ttft_seconds is None:
-                exchange.ttft_seconds = time.perf_counter() - exchange.started_at
-                self._progress.shorten(self._stall_seconds)
+            self._exchange.generated += len(payloads)
             self._progress.touch()
         return payloads
+
+    def _note_first(self) -> None:
+        """The backend has begun to answer."""
+        begun, self._begun = self._begun, _nothing
+        if begun is not _nothing:
+            exchange = self._exchange
+            exchange.ttft_seconds = time.perf_counter() - exchange.started_at
+            self._progress.allow(self._stall_seconds)
+            begun()
 
     async def _finish(self, connection: Connection) -> None:
         """Let the backend end its answer, so that the connection can be used again."""
@@ -203,15 +226,26 @@ class Relay:
             self._exchange.completion_tokens = usage.completion_tokens
 
 
-def backend_broke() -> ApiError:
+def backend_broke() -> BackendError:
     """502: the backend went away in the middle."""
-    return ApiError(
-        502, "backend_error", "The model server broke off while it worked on this request."
+    return BackendError(
+        Failure.BROKEN,
+        502,
+        "backend_error",
+        "The model server broke off while it worked on this request.",
     )
 
 
-def refused(connection: Connection) -> ApiError:
+def refused(connection: Connection) -> BackendError:
     """The error for a status that is not 200. The backend's own words are not passed on."""
+    if connection.status == 503:
+        # It loads its model, or has no slot: as good as not there.
+        return backend_away()
+    message = "The model server failed on this request."
     if connection.status == 401:
-        return ApiError(502, "backend_error", "The model server does not accept this proxy's key.")
-    return ApiError(502, "backend_error", "The model server failed on this request.")
+        message = "The model server does not accept this proxy's key."
+    return BackendError(Failure.REFUSED, 502, "backend_error", message)
+
+
+def _nothing() -> None:
+    """The first token is known already."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from .auth import KeyStore
 from .backends import Backends
+from .circuit import State
 from .database import Role, password
 from .exchange import Exchange
 from .health import Health
@@ -126,6 +127,12 @@ class Service:
             yield "llamakit_queued", "Requests waiting for a place.", labels, queue.waiting
             running = sum(queue.running().values())
             yield "llamakit_running", "Requests that hold a place.", labels, running
+            # Numbered as in the routes file: their addresses are nobody else's business.
+            for number, state in enumerate(queue.states().values(), 1):
+                labels = {"model": model, "backend": str(number)}
+                text = "1 while requests go to the backend, 0 while it is left alone."
+                available = float(state is State.CLOSED)
+                yield "llamakit_backend_available", text, labels, available
         pending, dropped = self.request_log.pending, self.request_log.dropped
         yield "llamakit_log_rows_pending", "Log rows not written yet.", {}, pending
         yield "llamakit_log_rows_dropped", "Log rows lost since the start.", {}, dropped

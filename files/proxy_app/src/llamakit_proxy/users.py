@@ -19,6 +19,7 @@ _MODEL = re.compile(r"[^\s,\x00-\x1f\x7f]{1,200}")
 _LABEL_LENGTH = 100
 
 Status = Literal["active", "disabled"]
+Priority = Literal["interactive", "batch"]
 
 
 class UserError(Exception):
@@ -40,6 +41,7 @@ class User:
     day_budget: int | None
     month_budget: int | None
     allowed_models: list[str] | None
+    weight: int
     created_at: datetime
     active_keys: int
     last_used_at: datetime | None
@@ -52,6 +54,7 @@ class Key:
     public_id: str
     label: str | None
     scopes: list[str]
+    priority: Priority
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -71,7 +74,7 @@ NO_LIMITS: dict[str, int | None] = {
 _SELECT_USERS = """
 SELECT users.id, username, status, rate_limit, rate_window_seconds, token_limit,
        token_window_seconds, max_concurrent, day_budget, month_budget, allowed_models,
-       users.created_at, max(last_used_at) AS last_used_at,
+       weight, users.created_at, max(last_used_at) AS last_used_at,
        count(public_id) FILTER (
            WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
        ) AS active_keys
@@ -80,7 +83,7 @@ WHERE %(username)s::text IS NULL OR lower(username) = lower(%(username)s)
 GROUP BY users.id ORDER BY lower(username)
 """
 _SELECT_KEYS = """
-SELECT public_id, label, scopes, created_at, expires_at, revoked_at, last_used_at,
+SELECT public_id, label, scopes, priority, created_at, expires_at, revoked_at, last_used_at,
        CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
             WHEN expires_at <= now() THEN 'expired' ELSE 'active' END AS state
 FROM api_keys WHERE user_id = %s ORDER BY created_at, public_id
@@ -154,6 +157,8 @@ def create(
     allowed_models: Sequence[str] | None = None,
     scopes: Iterable[str] = DEFAULT,
     label: str | None = None,
+    weight: int = 1,
+    priority: Priority = "interactive",
     **limits: int | None,
 ) -> keys.NewKey:
     """A new user with a first key; UserError when the name is taken. ``limits`` are of LIMITS."""
@@ -162,9 +167,9 @@ def create(
     models = None if allowed_models is None else check_models(allowed_models)
     with _change(connection):
         row = connection.execute(
-            "INSERT INTO users (username, allowed_models)"
-            " VALUES (%s, %s) ON CONFLICT (lower(username)) DO NOTHING RETURNING id",
-            (username, models),
+            "INSERT INTO users (username, allowed_models, weight)"
+            " VALUES (%s, %s, %s) ON CONFLICT (lower(username)) DO NOTHING RETURNING id",
+            (username, models, weight),
         ).fetchone()
         if row is None:
             raise UserError(
@@ -172,7 +177,7 @@ def create(
                 "gives them a new key"
             )
         _set_limits(connection, row[0], limits)
-        return _add_key(connection, row[0], lifetime, scopes, label)
+        return _add_key(connection, row[0], lifetime, label, scopes, priority)
 
 
 def set_status(connection: psycopg.Connection, username: str, status: Status) -> bool:
@@ -196,6 +201,22 @@ def set_limits(
 def used(connection: psycopg.Connection, user: User) -> dict[str, int]:
     """Tokens used of the budgets: ``day`` and ``month``, where there was a budget to use."""
     return dict(connection.execute(_SELECT_USED, (user.id,)).fetchall())
+
+
+def set_weight(connection: psycopg.Connection, username: str, weight: int) -> None:
+    """The user's share of a busy model's turns, 1 to 100."""
+    with _change(connection):
+        user = get(connection, username)
+        connection.execute("UPDATE users SET weight = %s WHERE id = %s", (weight, user.id))
+
+
+def set_priority(connection: psycopg.Connection, public_id: str, priority: Priority) -> None:
+    """Whether a key's requests go first or let others go first. UserError when there is none."""
+    with _change(connection):
+        _check_key(connection, public_id)
+        connection.execute(
+            "UPDATE api_keys SET priority = %s WHERE public_id = %s", (priority, public_id)
+        )
 
 
 def allow_models(
@@ -227,8 +248,9 @@ def rotate(
     """A new key; the active old ones end after ``overlap``, at once when it is zero.
 
     Returns the new key and the public ids of the old ones. ``lifetime`` "as before" gives the new
-    key as long as its youngest predecessor was given, so that rotating never lifts an expiry;
-    ``scopes`` "as before" are those of the youngest key that is active, or of the last one.
+    key as long as its youngest predecessor was given, so that rotating never lifts an expiry; its
+    priority, and ``scopes`` "as before", are those of the youngest key that is active, or of the
+    last one.
     """
     given = None if scopes == "as before" else check_scopes(scopes)
     with _change(connection):
@@ -239,30 +261,21 @@ def rotate(
         if label is None and every:
             label = every[-1].label
         active = [key for key in every if key.state == "active"]
-        old = [key.public_id for key in active]
+        before = (active or every)[-1:]
+        priority = before[0].priority if before else "interactive"
         if given is None:
-            before = (active or every)[-1:]
             given = before[0].scopes if before else list(DEFAULT)
+        old = [key.public_id for key in active]
         _end(connection, old, overlap)
-        return _add_key(connection, user.id, lifetime, given, label), old
+        return _add_key(connection, user.id, lifetime, label, given, priority), old
 
 
 def revoke(connection: psycopg.Connection, public_id: str) -> bool:
     """Revoke one key at once; False when it was revoked before. UserError when there is none."""
-    if not keys.PUBLIC_ID.fullmatch(public_id):
-        raise UserError(
-            "that is not a key's public id; expected the "
-            f"{keys.PUBLIC_ID_LENGTH} characters between {keys.PREFIX} and the secret, "
-            "as `user show` lists them"
-        )
     with _change(connection):
-        row = connection.execute(
-            "SELECT revoked_at IS NOT NULL FROM api_keys WHERE public_id = %s", (public_id,)
-        ).fetchone()
-        if row is None:
-            raise UserError(f"there is no key {public_id}; `user show` lists a user's keys")
+        was_revoked = _check_key(connection, public_id)
         _end(connection, [public_id], timedelta())
-        return not row[0]
+        return not was_revoked
 
 
 def revoke_all(connection: psycopg.Connection, username: str) -> list[str]:
@@ -292,20 +305,38 @@ def _set_limits(
         connection.execute(statement.format(sql.Identifier(column)), (value, user_id))
 
 
+def _check_key(connection: psycopg.Connection, public_id: str) -> bool:
+    """Whether the key was revoked. UserError when there is none of this public id."""
+    if not keys.PUBLIC_ID.fullmatch(public_id):
+        raise UserError(
+            "that is not a key's public id; expected the "
+            f"{keys.PUBLIC_ID_LENGTH} characters between {keys.PREFIX} and the secret, "
+            "as `user show` lists them"
+        )
+    row = connection.execute(
+        "SELECT revoked_at IS NOT NULL FROM api_keys WHERE public_id = %s", (public_id,)
+    ).fetchone()
+    if row is None:
+        raise UserError(f"there is no key {public_id}; `user show` lists a user's keys")
+    revoked: bool = row[0]
+    return revoked
+
+
 def _add_key(
     connection: psycopg.Connection,
     user_id: int,
     lifetime: timedelta | None,
-    scopes: list[str],
     label: str | None,
+    scopes: list[str],
+    priority: Priority,
 ) -> keys.NewKey:
     if label is not None and not (0 < len(label) <= _LABEL_LENGTH and label.isprintable()):
         raise UserError(f"a label is 1 to {_LABEL_LENGTH} printable characters")
     key = keys.generate()
     connection.execute(
-        "INSERT INTO api_keys (public_id, user_id, sha256, scopes, label, expires_at)"
-        " VALUES (%s, %s, %s, %s, %s, now() + %s)",
-        (key.public_id, user_id, key.sha256, scopes, label, lifetime),
+        "INSERT INTO api_keys (public_id, user_id, sha256, label, scopes, priority, expires_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, now() + %s)",
+        (key.public_id, user_id, key.sha256, label, scopes, priority, lifetime),
     )
     return key
 

@@ -1,11 +1,12 @@
 """``llamakit-proxy user …``: people and their keys."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import psycopg
 
@@ -13,6 +14,7 @@ from . import limits_cli, timespan, users
 from .commands import Handler, as_admin, print_json, print_table
 from .keys import NewKey
 from .scopes import DEFAULT, SCOPES
+from .turns import MAX_WEIGHT
 
 _SCOPES_HELP = "what the key is for; {} when not given. {}".format(
     ", ".join(DEFAULT), "; ".join(f"{name}: {what}" for name, what in SCOPES.items())
@@ -30,6 +32,14 @@ def add_commands(commands: Any) -> None:
     create.add_argument("--models", metavar="A,B", type=_models, help="'all', or these alone")
     create.add_argument("--scopes", metavar="A,B", type=_scopes, help=_SCOPES_HELP)
     create.add_argument("--label", help="a note on the key")
+    create.add_argument(
+        "--weight", metavar="N", type=_weight, default=1,
+        help="the user's share of a busy model, 1 to 100 (1)",
+    )  # fmt: skip
+    create.add_argument(
+        "--priority", choices=get_args(users.Priority), default="interactive",
+        help="batch: the key's requests let interactive ones go first",
+    )  # fmt: skip
     limits_cli.add_options(create)
 
     _verb(verbs, "list", _list, "all users", named=False)
@@ -69,6 +79,14 @@ def add_commands(commands: Any) -> None:
     limit = _verb(verbs, "set-limit", _set_limit, "how much one user may use")
     limits_cli.add_options(limit)
     limit.set_defaults(some_limit=True)
+
+    weight = _verb(verbs, "set-weight", _set_weight, "a user's share of a busy model")
+    weight.add_argument("--weight", metavar="N", type=_weight, required=True, help="1 to 100")
+
+    text = "whether a key's requests go first, or let others go first"
+    priority = _verb(verbs, "set-priority", _set_priority, text, named=False)
+    priority.add_argument("--key", metavar="PUBLIC_ID", required=True, help="the key")
+    priority.add_argument("--priority", choices=get_args(users.Priority), required=True)
 
     models = _verb(verbs, "allow-models", _allow_models, "the models a user may use")
     models.add_argument("--models", metavar="A,B", type=_models, required=True, help="or 'all'")
@@ -119,6 +137,8 @@ def _create(connection: psycopg.Connection, args: argparse.Namespace) -> int:
         allowed_models=args.models,
         scopes=args.scopes or DEFAULT,
         label=args.label,
+        weight=args.weight,
+        priority=args.priority,
         **limits_cli.given(args),
     )
     return _hand_over(key, args, f"Created the user {args.username}.")
@@ -147,17 +167,19 @@ def _show(connection: psycopg.Connection, args: argparse.Namespace) -> int:
         ("Username", user.username),
         ("Status", user.status),
         *limits_cli.lines(user, used),
+        ("Weight", str(user.weight)),
         ("Models", _models_text(user)),
         ("Created", _time(user.created_at)),
     ):
         print(f"{name + ':':10}{value}")
     print()
-    header = ("KEY", "STATE", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "LABEL")
+    header = ("KEY", "STATE", "SCOPES", "PRIORITY", "CREATED", "EXPIRES", "LAST USED", "LABEL")
     rows = [
         (
             key.public_id,
             key.state,
             ",".join(key.scopes),
+            key.priority,
             _time(key.created_at),
             _time(key.expires_at),
             _time(key.last_used_at),
@@ -228,6 +250,17 @@ def _revoke(connection: psycopg.Connection, args: argparse.Namespace) -> int:
 def _set_limit(connection: psycopg.Connection, args: argparse.Namespace) -> int:
     users.set_limits(connection, args.username, limits_cli.given(args))
     return _say_user(connection, args, lambda user: f"limit: {limits_cli.summary(user)}")
+
+
+def _set_weight(connection: psycopg.Connection, args: argparse.Namespace) -> int:
+    users.set_weight(connection, args.username, args.weight)
+    return _say_user(connection, args, lambda user: f"weight: {user.weight}")
+
+
+def _set_priority(connection: psycopg.Connection, args: argparse.Namespace) -> int:
+    users.set_priority(connection, args.key, args.priority)
+    document = {"key_id": args.key, "priority": args.priority}
+    return _say(args, document, f"{args.key} is now {args.priority}")
 
 
 def _allow_models(connection: psycopg.Connection, args: argparse.Namespace) -> int:
@@ -313,6 +346,12 @@ def _scopes(text: str) -> list[str]:
         return users.check_scopes(scopes)
     except users.UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _weight(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_WEIGHT:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number 1..{MAX_WEIGHT}")
+    return int(text)
 
 
 def _models(text: str) -> list[str] | None:

@@ -34,8 +34,8 @@ class Watchdog:
         """Something moved."""
         self._last = self._loop.time()
 
-    def shorten(self, seconds: float) -> None:
-        """Allow less time from now on."""
+    def allow(self, seconds: float) -> None:
+        """Allow so much time from now on."""
         self.seconds = seconds
         if self._handle is not None:
             self._handle.cancel()
