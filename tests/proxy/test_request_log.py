@@ -197,7 +197,7 @@ async def test_a_lost_confirmation_writes_no_row_twice(
         await log.start()
         log.record(row(0))
         await written_within(log, 5)
-        relay.hold_answers(containing=b"COPY 700")  # the server's "done"
+        relay.hold_answers(containing=b"INSERT 0 700")  # the server's "done"
         for number in range(1, 701):
             log.record(row(number))
         await relay.holding.wait()

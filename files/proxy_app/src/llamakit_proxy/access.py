@@ -9,11 +9,13 @@ from .database import DatabaseError
 # not ours to touch.
 _TABLES = (
     "public.schema_migrations, public.key_epoch, public.users, public.api_keys,"
-    " public.llama_requests, public.llama_requests_default"
+    " public.llama_requests, public.llama_requests_default,"
+    " public.llama_usage, public.llama_retention"
 )
 _FUNCTIONS = (
     "public.next_key_epoch(boolean), public.stamp_key_version(),"
-    " public.ensure_request_partitions(integer)"
+    " public.ensure_request_partitions(integer),"
+    " public.duration_bucket(double precision), public.count_usage(), public.drop_old_requests()"
 )
 _REVOKES = (
     f"REVOKE ALL ON {_TABLES} FROM PUBLIC, {{role}}",
@@ -26,7 +28,8 @@ _GRANTS = (
     " TO {role}",
     "GRANT UPDATE (last_used_at) ON public.api_keys TO {role}",
     "GRANT INSERT ON public.llama_requests TO {role}",
-    "GRANT EXECUTE ON FUNCTION public.ensure_request_partitions(integer) TO {role}",
+    "GRANT EXECUTE ON FUNCTION public.ensure_request_partitions(integer),"
+    " public.drop_old_requests() TO {role}",
 )
 _RIGHTS = """
 SELECT coalesce(array_agg(item ORDER BY item), '{}') FROM (
