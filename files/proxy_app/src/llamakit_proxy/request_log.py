@@ -85,7 +85,8 @@ class RequestLog:
 
     def record(self, row: RequestRow) -> None:
         """Take a row. Never blocks and never fails; one too many is counted as dropped."""
-        if len(self._rows) >= self._max_rows:
+        unsaved = len(self._rows) - self._saved
+        if unsaved >= self._max_rows:
             self._dropped += 1
             return
         try:
@@ -93,7 +94,7 @@ class RequestLog:
         except (ValueError, OverflowError) as error:
             tell_refused(type(error).__name__, row.request_id)
             self._dropped += 1
-        if len(self._rows) - self._saved >= _BATCH and not (self._trouble or self._disk_trouble):
+        if unsaved >= _BATCH and not (self._trouble or self._disk_trouble):
             self._wake.set()
 
     async def start(self) -> None:

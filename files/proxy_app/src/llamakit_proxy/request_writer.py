@@ -62,10 +62,12 @@ _COLUMNS = [field.name for field in fields(RequestRow)]
 _columns_of = attrgetter(*_COLUMNS)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 # A row that is there already, because a confirmation was lost or a crash came in between, stays as
-# it is. What a release before or after this one has spooled may lack columns or have others.
+# it is. In one order, so that two writers with rows in common never wait for each other. What a
+# release before or after this one has spooled may lack columns or have others.
 _INSERT = sql.SQL(
     "INSERT INTO llama_requests ({columns}) SELECT {columns}"
-    " FROM json_populate_recordset(NULL::llama_requests, %s::json) ON CONFLICT DO NOTHING"
+    " FROM json_populate_recordset(NULL::llama_requests, %s::json) ORDER BY request_id"
+    " ON CONFLICT DO NOTHING"
 ).format(columns=sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)))
 
 
