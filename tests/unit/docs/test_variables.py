@@ -18,10 +18,13 @@ _OTHER_NAMES = {
     "llamakit_proxy",
     "llamakit_before_",
     "llamakit_queued",
+    "llamakit_log_rows_dropped",
+    "llamakit_log_rows_spooled",
+    "llamakit_log_spool_bytes",
     "llamakit_server",
     "service_tier",
 }
-"""Roles and databases of PostgreSQL, a metric, a package, a parameter of requests."""
+"""Roles and databases of PostgreSQL, metrics, a package, a parameter of requests."""
 
 
 def _of_all_hosts() -> dict[str, object]:
