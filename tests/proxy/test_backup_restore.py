@@ -64,6 +64,28 @@ def test_the_state_of_the_backup_is_back_and_the_one_before_is_kept(
     connect(settings, Role.PROXY).close()
 
 
+def test_the_request_log_and_its_sums_are_back(settings: Settings, backups: Backups) -> None:
+    insert = (
+        "INSERT INTO llama_requests (username, path, status_code, duration_ms, prompt_tokens)"
+        " SELECT 'anna', '/v1/models', 200, n, n FROM generate_series(1, 50) AS n"
+    )
+    with connect(settings, Role.ADMIN) as admin:
+        admin.execute(insert)
+        # Of a day whose rows are dropped already.
+        admin.execute(
+            "INSERT INTO llama_usage VALUES ('2020-01-01', 'ben', '-', '/', 1, 2, 0, 0, 0, 9, 9)"
+        )
+        before = admin.execute("SELECT * FROM llama_usage ORDER BY 1, 2, 3, 4, 5").fetchall()
+    backups.make()
+    assert backups.run("restore", "latest", "--yes").code == 0
+    with connect(settings, Role.ADMIN) as admin:
+        after = admin.execute("SELECT * FROM llama_usage ORDER BY 1, 2, 3, 4, 5").fetchall()
+        assert after == before
+        admin.execute(insert)
+        assert admin.execute("SELECT count(*) FROM llama_requests").fetchone() == (100,)
+        assert admin.execute("SELECT sum(requests) FROM llama_usage").fetchone() == (102,)
+
+
 def test_only_the_last_one_is_kept(
     postgres: Postgres, settings: Settings, backups: Backups
 ) -> None:

@@ -135,11 +135,10 @@ class RequestLog:
             try:
                 await self._write()
             except DatabaseAwayError as error:
-                self._put_off(str(error))
-                await self._keep()
+                await self._put_off(str(error))
             except Exception:
                 _log.exception("request log: writing failed")
-                self._put_off("it failed")
+                await self._put_off("it failed")
             else:
                 self._tell_trouble("")
             self._tell_dropped()
@@ -158,12 +157,13 @@ class RequestLog:
                 await self._wake.wait()
         self._wake.clear()
 
-    def _put_off(self, trouble: str) -> None:
+    async def _put_off(self, trouble: str) -> None:
         shortest, longest = _RETRY_SECONDS
         self._delay = min(self._delay * 2, longest) if self._trouble else shortest
         self._retry_at = time.monotonic() + self._delay
         self._leftovers_due = 0.0
         self._tell_trouble(trouble)
+        await self._keep()
 
     # -- Postgres ------------------------------------------------------------------------------
 

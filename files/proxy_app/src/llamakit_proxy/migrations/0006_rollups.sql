@@ -51,7 +51,7 @@ $$;
 
 -- From here to the end of the migration nobody else adds rows, so that those that are there already
 -- are counted below, and all others by the trigger.
-CREATE TRIGGER llama_requests_usage
+CREATE TRIGGER llama_requests_count
     AFTER INSERT ON public.llama_requests REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION public.count_usage();
 INSERT INTO public.llama_usage
