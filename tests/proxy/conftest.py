@@ -19,6 +19,13 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A server this test may harm."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
 def settings(postgres: Postgres) -> Settings:
     """Settings for a new database with the schema and no users."""
     return postgres.new_database()

@@ -11,7 +11,7 @@ import httpx
 import psycopg
 import pytest
 
-from llamakit_proxy import provision, users
+from llamakit_proxy import migrate, provision, users
 from llamakit_proxy.database import DatabaseError, Role, connect
 from llamakit_proxy.schema import initialise
 from llamakit_proxy.settings import Settings
@@ -62,6 +62,28 @@ def test_the_state_of_the_backup_is_back_and_the_one_before_is_kept(
     # As a deployment would leave it: there is nothing to put right.
     assert provision.provision(settings) + initialise(settings) == []
     connect(settings, Role.PROXY).close()
+
+
+def test_the_request_log_and_its_sums_are_back(settings: Settings, backups: Backups) -> None:
+    insert = (
+        "INSERT INTO llama_requests (username, path, status_code, duration_ms, prompt_tokens)"
+        " SELECT 'anna', '/v1/models', 200, n, n FROM generate_series(1, 50) AS n"
+    )
+    with connect(settings, Role.ADMIN) as admin:
+        admin.execute(insert)
+        # Of a day whose rows are dropped already.
+        admin.execute(
+            "INSERT INTO llama_usage VALUES ('2020-01-01', 'ben', '-', '/', 1, 2, 0, 0, 0, 9, 9)"
+        )
+        before = admin.execute("SELECT * FROM llama_usage ORDER BY 1, 2, 3, 4, 5").fetchall()
+    backups.make()
+    assert backups.run("restore", "latest", "--yes").code == 0
+    with connect(settings, Role.ADMIN) as admin:
+        after = admin.execute("SELECT * FROM llama_usage ORDER BY 1, 2, 3, 4, 5").fetchall()
+        assert after == before
+        admin.execute(insert)
+        assert admin.execute("SELECT count(*) FROM llama_requests").fetchone() == (100,)
+        assert admin.execute("SELECT sum(requests) FROM llama_usage").fetchone() == (102,)
 
 
 def test_only_the_last_one_is_kept(
@@ -201,15 +223,15 @@ def test_a_dump_of_something_else_is_refused(
 
 
 def test_a_dump_of_an_earlier_release_is_migrated(settings: Settings, backups: Backups) -> None:
-    add(settings, "anna")
     with connect(settings, Role.ADMIN) as admin:
-        admin.execute("DROP TABLE llama_requests CASCADE")
-        admin.execute("DROP FUNCTION ensure_request_partitions")
-        admin.execute("DELETE FROM schema_migrations WHERE version = 2")
+        admin.execute("DROP SCHEMA public CASCADE")
+        admin.execute("CREATE SCHEMA public")
+        migrate.migrate(admin, migrate.packaged()[:1])
+        admin.execute("INSERT INTO users (username) VALUES ('anna')")
     backups.make()
     done = backups.run("restore", "latest", "--yes")
     assert done.code == 0, done.err
-    assert "schema 1" in done.out
+    assert "1 users, 0 keys, schema 1" in done.out
     with connect(settings, Role.ADMIN) as admin:
         assert admin.execute("SELECT count(*) FROM llama_requests").fetchone() == (0,)
     assert initialise(settings) == []

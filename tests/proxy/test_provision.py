@@ -146,6 +146,7 @@ def proxy(postgres: Postgres) -> Iterator[psycopg.Connection]:
         "INSERT INTO llama_requests (username, path, status_code, duration_ms)"
         " VALUES ('a', '/', 200, 1)",
         "SELECT * FROM ensure_request_partitions(8)",
+        "SELECT drop_old_requests()",
         "LISTEN llamakit_keys",
     ],
 )

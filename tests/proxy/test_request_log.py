@@ -5,63 +5,16 @@ import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from llamakit_proxy.database import Role, connect
-from llamakit_proxy.request_log import RequestLog, RequestRow
+from llamakit_proxy.request_log import RequestLog
 from llamakit_proxy.settings import Settings
-from support.postgres import Postgres, running_postgres
+from support.log_rows import row, written, written_within
+from support.postgres import Postgres
 from support.relay import relay_to
-
-
-def row(number: int, **changes: Any) -> RequestRow:
-    plain = RequestRow(
-        created_at=time.time(),
-        username="alice",
-        user_id=1,
-        key_id="ABCDEFGHJKLM",
-        method="POST",
-        path="/v1/chat/completions",
-        model="tiny",
-        status_code=200,
-        duration_ms=12.5,
-        request_bytes=100,
-        response_bytes=2_000,
-        prompt_tokens=7,
-        completion_tokens=11,
-        stream=True,
-        error_code=None,
-        request_id=f"req-{number}",
-        ttft_ms=3.25,
-        queue_ms=None,
-        client="192.0.2.1",
-    )
-    return dataclasses.replace(plain, **changes)
-
-
-def written(settings: Settings) -> set[str]:
-    with connect(settings, Role.ADMIN) as admin:
-        rows = admin.execute("SELECT request_id FROM llama_requests").fetchall()
-    ids = [request_id for (request_id,) in rows]
-    assert len(ids) == len(set(ids))
-    return set(ids)
-
-
-async def written_within(log: RequestLog, seconds: float) -> None:
-    async with asyncio.timeout(seconds):
-        while log.pending:  # noqa: ASYNC110 - the log has no event for it, and nobody else needs one
-            await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[Postgres]:
-    """A server this test may harm."""
-    with running_postgres() as server:
-        yield server
 
 
 async def test_a_row_arrives_as_it_was(settings: Settings, admin: psycopg.Connection) -> None:
@@ -83,16 +36,32 @@ async def test_a_row_arrives_as_it_was(settings: Settings, admin: psycopg.Connec
 async def test_rows_go_to_the_partition_of_their_day(
     settings: Settings, admin: psycopg.Connection
 ) -> None:
+    midnight = (time.time() // 86_400 + 1) * 86_400
+    moments = {
+        "now": time.time(),
+        "last": midnight - 1e-6,
+        "first": midnight,
+        "a week ahead": midnight + 6 * 86_400,
+        "beyond": midnight + 9 * 86_400,
+        "past": time.time() - 400 * 86_400,
+        "a dead clock": 0.0,
+        "a mad clock": 2**33,
+    }
     log = RequestLog(settings)
     await log.start()
-    log.record(row(1))
-    log.record(row(2, created_at=time.time() - 400 * 86_400))
+    for name, moment in moments.items():
+        log.record(row(0, created_at=moment, request_id=name))
     await log.close()
+    assert written(settings) == set(moments)
     places: dict[str, str] = dict(
         admin.execute("SELECT request_id, tableoid::regclass::text FROM llama_requests").fetchall()
     )
-    assert places["req-1"] == f"llama_requests_{time.strftime('%Y%m%d', time.gmtime())}"
-    assert places["req-2"] == "llama_requests_default"
+    for name in ("beyond", "past", "a dead clock", "a mad clock"):
+        assert places.pop(name) == "llama_requests_default"
+    assert places == {
+        name: f"llama_requests_{time.strftime('%Y%m%d', time.gmtime(moments[name]))}"
+        for name in places
+    }
 
 
 async def test_closing_writes_what_waits(settings: Settings) -> None:
@@ -197,7 +166,7 @@ async def test_a_lost_confirmation_writes_no_row_twice(
         await log.start()
         log.record(row(0))
         await written_within(log, 5)
-        relay.hold_answers(containing=b"COPY 700")  # the server's "done"
+        relay.hold_answers(containing=b"INSERT 0 700")  # the server's "done"
         for number in range(1, 701):
             log.record(row(number))
         await relay.holding.wait()

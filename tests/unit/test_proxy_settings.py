@@ -20,6 +20,7 @@ def test_defaults() -> None:
     assert (settings.max_concurrent, settings.day_budget, settings.month_budget) == (0, 0, 0)
     assert (settings.drain_timeout_seconds, settings.reload_drain_timeout_seconds) == (20, 300)
     assert (settings.tls, settings.release) == (False, None)
+    assert (settings.spool_dir, settings.log_retention_days) == (None, 90)
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
@@ -45,6 +46,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("LLAMA_PROXY_MONTH_BUDGET", "1e6"),
         ("LLAMA_PROXY_MAX_BODY_BYTES", "1e6"),
         ("LLAMA_PROXY_STALL_TIMEOUT_SECONDS", "nan"),
+        ("LLAMA_PROXY_SPOOL_MAX_BYTES", "-1"),
+        ("LLAMA_PROXY_LOG_RETENTION_DAYS", "90d"),
         ("LLAMA_PROXY_QUEUE_TIMEOUT_SECONDS", "inf"),
         ("LLAMA_PROXY_TRUSTED_PROXIES", "nginx"),
         ("LLAMA_PROXY_TRUSTED_PROXIES", "0.0.0.0/0"),

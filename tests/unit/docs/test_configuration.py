@@ -11,7 +11,12 @@ from unit.docs import pages
 _PAGE = pages.page("docs/configuration.md")
 _WORDS = pages.words(_PAGE)
 _ENVIRONMENT = re.compile(r"lookup\('ansible\.builtin\.env', '([A-Z_]+)'\)")
-_ONLY_WRITTEN = {"LLAMA_SERVER_HOST", "LLAMA_PROXY_ROUTES", "LLAMAKIT_SECRETS_DIR"}
+_ONLY_WRITTEN = {
+    "LLAMA_SERVER_HOST",
+    "LLAMA_PROXY_ROUTES",
+    "LLAMA_PROXY_SPOOL_DIR",
+    "LLAMAKIT_SECRETS_DIR",
+}
 """Names in config.env that follow from the rest and can't be set."""
 
 

@@ -20,6 +20,9 @@ _OTHER_NAMES = {
     "llamakit_proxy",
     "llamakit_before_",
     "llamakit_queued",
+    "llamakit_log_rows_dropped",
+    "llamakit_log_rows_spooled",
+    "llamakit_log_spool_bytes",
     "llamakit_server",
     "service_tier",
 }

@@ -9,12 +9,14 @@ from .database import DatabaseError
 # not ours to touch.
 _TABLES = (
     "public.schema_migrations, public.key_epoch, public.users, public.api_keys,"
-    " public.llama_requests, public.llama_requests_default, public.limit_accounts"
+    " public.llama_requests, public.llama_requests_default, public.limit_accounts,"
+    " public.llama_usage, public.llama_retention"
 )
 _FUNCTIONS = (
     "public.next_key_epoch(boolean), public.stamp_key_version(),"
     " public.ensure_request_partitions(integer), public.forget_limit_accounts(),"
-    " public.settle_limits(jsonb)"
+    " public.settle_limits(jsonb), public.duration_bucket(double precision),"
+    " public.count_usage(), public.drop_old_requests()"
 )
 _REVOKES = (
     f"REVOKE ALL ON {_TABLES} FROM PUBLIC, {{role}}",
@@ -27,8 +29,8 @@ _GRANTS = (
     " TO {role}",
     "GRANT UPDATE (last_used_at) ON public.api_keys TO {role}",
     "GRANT INSERT ON public.llama_requests TO {role}",
-    "GRANT EXECUTE ON FUNCTION public.ensure_request_partitions(integer) TO {role}",
-    "GRANT EXECUTE ON FUNCTION public.settle_limits(jsonb) TO {role}",
+    "GRANT EXECUTE ON FUNCTION public.ensure_request_partitions(integer),"
+    " public.drop_old_requests(), public.settle_limits(jsonb) TO {role}",
 )
 _RIGHTS = """
 SELECT coalesce(array_agg(item ORDER BY item), '{}') FROM (

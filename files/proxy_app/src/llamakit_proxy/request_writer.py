@@ -1,5 +1,6 @@
-"""Rows into llama_requests by COPY, each batch whole or not at all, and none twice."""
+"""Rows into llama_requests in batches, none twice, and the upkeep of that table."""
 
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -15,7 +16,10 @@ from .settings import Settings, SettingsError
 
 _WRITE_SECONDS = 10.0
 _DAYS_AHEAD = 7
-_PARTITIONS_EVERY_SECONDS = 3600.0
+_UPKEEP_EVERY_SECONDS = 3600.0
+# What there is to drop is dropped in steps of a moment each, and some of them at a time.
+_DROPS = 10
+_MORE_DROPS_AFTER_SECONDS = 10.0
 # Longer than anything of ours; a bound for what a client can have written.
 _TEXT_LENGTH = 300
 
@@ -56,13 +60,31 @@ class RequestRow:
 
 _COLUMNS = [field.name for field in fields(RequestRow)]
 _columns_of = attrgetter(*_COLUMNS)
-_COPY = sql.SQL("COPY llama_requests ({}) FROM STDIN").format(
-    sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
-)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+# A row that is there already, because a confirmation was lost or a crash came in between, stays as
+# it is. In one order, so that two writers with rows in common never wait for each other. What a
+# release before or after this one has spooled may lack columns or have others.
+_INSERT = sql.SQL(
+    "INSERT INTO llama_requests ({columns}) SELECT {columns}"
+    " FROM json_populate_recordset(NULL::llama_requests, %s::json) ORDER BY request_id"
+    " ON CONFLICT DO NOTHING"
+).format(columns=sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)))
 
 
 class DatabaseAwayError(Exception):
-    """Nothing can be written now; the rows not written yet are still with the writer."""
+    """Nothing can be written now; how much of it was written is not known."""
+
+
+def encode(row: RequestRow) -> bytes:
+    """A row as one line of JSON, as it is spooled and as Postgres takes it.
+
+    No NUL, no lone surrogate, no text without an end. ValueError or OverflowError for a number that
+    has no such form.
+    """
+    created_at, *others = _columns_of(row)
+    moment = _EPOCH + timedelta(seconds=created_at)
+    values = (moment.isoformat(timespec="microseconds"), *map(_clean, others))
+    return _ENCODER.encode(dict(zip(_COLUMNS, values, strict=True))).encode()
 
 
 class RequestWriter:
@@ -71,96 +93,64 @@ class RequestWriter:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection: psycopg.AsyncConnection | None = None
-        self._partitions_due = 0.0
-        # Batches to write, the next one last. A batch that holds a row Postgres refuses is
-        # written in halves, until that row is alone.
-        self._batches: list[Sequence[RequestRow]] = []
-        # Whether the last batch may be in the database although its confirmation was lost.
-        self._in_doubt = False
+        self._upkeep_due = 0.0
 
-    @property
-    def pending(self) -> int:
-        """Rows taken and not written yet."""
-        return sum(map(len, self._batches))
+    async def write(self, rows: Sequence[bytes]) -> int:
+        """Write these rows, as ``encode`` gives them; how many Postgres refused.
 
-    async def write(self, rows: Sequence[RequestRow] = ()) -> int:
-        """Write these rows and those left from before; how many Postgres refused.
-
-        DatabaseAwayError: call again, later and with no rows, until it returns.
+        DatabaseAwayError: write them again later. Those that were written are not written twice.
         """
-        if rows:
-            self._batches.insert(0, rows)
-        refused = 0
         try:
             connection = await self._connect()
-            while self._batches:
-                refused += await self._write_last_batch(connection)
+            return await self._write(connection, rows)
         except (DatabaseError, SettingsError) as error:
             raise DatabaseAwayError(str(error)) from None
         except psycopg.Error as error:
-            await self._disconnect()
+            await self.close()
             raise DatabaseAwayError(explain_failure(error)) from None
-        return refused
 
-    async def close(self) -> int:
-        """Give up the connection and the rows not written; how many those were."""
-        lost = self.pending
-        self._batches.clear()
-        await self._disconnect()
-        return lost
+    async def close(self) -> None:
+        """Give up the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
 
     def break_off(self) -> None:
         """Make a write that hangs fail at once."""
         if self._connection is not None:
             break_off(self._connection)
 
-    async def _write_last_batch(self, connection: psycopg.AsyncConnection) -> int:
-        batch = self._batches[-1]
-        try:
-            with broken_after(connection, _WRITE_SECONDS):
-                async with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
-                    for row in batch:
-                        await copy.write_row(_values(row))
-        except Exception as error:
-            if not _is_the_rows_fault(error):
-                self._in_doubt |= isinstance(error, psycopg.OperationalError)
-                raise
-            if not (self._in_doubt and isinstance(error, psycopg.errors.UniqueViolation)):
-                return self._split_last_batch(error)
-            # The same batch as before, and it is there: only the confirmation had got lost.
-        self._batches.pop()
-        self._in_doubt = False
-        return 0
-
-    def _split_last_batch(self, error: Exception) -> int:
-        """Halve the batch that failed; 1 when it was a single row, which is given up."""
-        batch = self._batches.pop()
-        self._in_doubt = False
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            self._batches += [batch[middle:], batch[:middle]]
-            return 0
-        state = error.sqlstate if isinstance(error, psycopg.Error) else type(error).__name__
-        _log.error("request log: a row was refused (%s): request %s", state, _id(batch[0]))
-        return 1
+    async def _write(self, connection: psycopg.AsyncConnection, rows: Sequence[bytes]) -> int:
+        """A batch that holds a row Postgres refuses is written in halves, until that is alone."""
+        refused = 0
+        batches = [rows]
+        while batches:
+            batch = batches.pop()
+            try:
+                with broken_after(connection, _WRITE_SECONDS):
+                    await connection.execute(_INSERT, (f"[{b','.join(batch).decode()}]",))
+            except (psycopg.DataError, psycopg.IntegrityError) as error:
+                if len(batch) > 1:
+                    middle = len(batch) // 2
+                    batches += [batch[middle:], batch[:middle]]
+                else:
+                    tell_refused(str(error.sqlstate), json.loads(batch[0]).get("request_id"))
+                    refused += 1
+        return refused
 
     async def _connect(self) -> psycopg.AsyncConnection:
         connection = self._connection
         if connection is None or connection.closed:
             connection = await connect_async(self._settings, application="llamakit-proxy log")
             self._connection = connection
-        if time.monotonic() >= self._partitions_due:
-            self._partitions_due = time.monotonic() + _PARTITIONS_EVERY_SECONDS
-            await self._make_partitions(connection)
+        if time.monotonic() >= self._upkeep_due:
+            self._upkeep_due = time.monotonic() + _UPKEEP_EVERY_SECONDS
+            await self._keep_up(connection)
         return connection
 
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
-
-    async def _make_partitions(self, connection: psycopg.AsyncConnection) -> None:
-        """Partitions for the days to come. Without them rows go to the default partition."""
+    async def _keep_up(self, connection: psycopg.AsyncConnection) -> None:
+        """Partitions for the days to come, without which rows go to the default partition; and an
+        end to rows that are too old. What fails is tried again the next time."""
         try:
             with broken_after(connection, _WRITE_SECONDS):
                 await connection.execute(
@@ -168,20 +158,22 @@ class RequestWriter:
                 )
         except psycopg.Error as error:
             _log.warning("request log: no partitions made ahead: %s", explain_failure(error))
+        try:
+            for _ in range(_DROPS):
+                with broken_after(connection, _WRITE_SECONDS):
+                    cursor = await connection.execute("SELECT drop_old_requests()")
+                    row = await cursor.fetchone()
+                if row is None or row[0] is None:
+                    return
+                _log.info("request log: rows older than the retention left %s", row[0])
+            self._upkeep_due = time.monotonic() + _MORE_DROPS_AFTER_SECONDS
+        except psycopg.Error as error:
+            _log.warning("request log: old rows stay for now: %s", explain_failure(error))
 
 
-def _is_the_rows_fault(error: Exception) -> bool:
-    """Whether other rows could still be written: the trouble is neither the connection nor ours."""
-    if not isinstance(error, psycopg.Error):
-        return True  # a value that has no form in Postgres, noticed while converting it
-    by_the_driver = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
-    return by_the_driver or isinstance(error, psycopg.DataError | psycopg.IntegrityError)
-
-
-def _values(row: RequestRow) -> tuple[object, ...]:
-    """A row as Postgres takes it: no NUL, no lone surrogate, no text without an end."""
-    created_at, *others = _columns_of(row)
-    return (_EPOCH + timedelta(seconds=created_at), *map(_clean, others))
+def tell_refused(reason: str, request_id: object) -> None:
+    """Log that a row is lost, and not what is in it."""
+    _log.error("request log: a row was refused (%s): request %s", reason, ascii(request_id)[:80])
 
 
 def _clean(value: object) -> object:
@@ -189,7 +181,3 @@ def _clean(value: object) -> object:
         return value
     text = value[:_TEXT_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
     return text.encode("utf-8", "replace").decode()
-
-
-def _id(row: RequestRow) -> str:
-    return ascii(row.request_id)[:80]

@@ -1,4 +1,4 @@
-"""``init-db``: tables, the proxy's rights on them, and the partitions of the days to come."""
+"""``init-db``: tables, the proxy's rights on them, partitions ahead, how long log rows are kept."""
 
 from . import migrate
 from .access import grant_proxy_rights
@@ -36,4 +36,10 @@ def initialise(settings: Settings) -> list[str]:
         made = connection.execute(
             "SELECT * FROM ensure_request_partitions(%s)", (_DAYS_AHEAD,)
         ).fetchall()
+        days = settings.log_retention_days
+        if connection.execute(
+            "UPDATE llama_retention SET days = %s WHERE days <> %s", (days, days)
+        ).rowcount:
+            kept = f"for {days} days" if days else "for ever"
+            changes.append(f"rows of the request log are kept {kept}")
     return changes + [f"created the partition {name}" for (name,) in made]

@@ -136,5 +136,8 @@ class Service:
         pending, dropped = self.request_log.pending, self.request_log.dropped
         yield "llamakit_log_rows_pending", "Log rows not written yet.", {}, pending
         yield "llamakit_log_rows_dropped", "Log rows lost since the start.", {}, dropped
+        spooled, size = self.request_log.spooled, self.request_log.spool_bytes
+        yield "llamakit_log_rows_spooled", "Of the rows pending, those on disk.", {}, spooled
+        yield "llamakit_log_spool_bytes", "Size of the log rows' spool on disk.", {}, size
         connected = float(self.keys.connected)
         yield "llamakit_database_connected", "1 while Postgres answers.", {}, connected

@@ -81,6 +81,11 @@ class Settings:
     """How long they may go on in the old worker while a new one serves already."""
     ready_timeout_seconds: float
     """How long a new worker may take until it can serve."""
+    spool_dir: Path | None
+    """Where log rows wait for Postgres; None keeps them in memory alone."""
+    spool_max_bytes: int
+    log_retention_days: int
+    """How long rows of the request log are kept; 0 for ever. What init-db tells the database."""
     routes_path: Path
     postgres_host: str
     """A host name, an address, or the directory of a Unix socket."""
@@ -257,6 +262,9 @@ def from_values(values: Mapping[str, str]) -> Settings:
             "LLAMA_PROXY_RELOAD_DRAIN_TIMEOUT_SECONDS", 300, 0, day
         ),
         ready_timeout_seconds=read.seconds("LLAMA_PROXY_READY_TIMEOUT_SECONDS", 30, 0.1, day),
+        spool_dir=_folder(values.get("LLAMA_PROXY_SPOOL_DIR")),
+        spool_max_bytes=read.integer("LLAMA_PROXY_SPOOL_MAX_BYTES", 256 << 20, 0, 1 << 40),
+        log_retention_days=read.integer("LLAMA_PROXY_LOG_RETENTION_DAYS", 90, 0, 36_500),
         routes_path=Path(read.text("LLAMA_PROXY_ROUTES")),
         postgres_host=read.text("POSTGRES_AUTH_HOST", "127.0.0.1"),
         postgres_port=read.integer("POSTGRES_AUTH_PORT", 5433, 1, 65_535),
@@ -267,6 +275,10 @@ def from_values(values: Mapping[str, str]) -> Settings:
         secrets_dir=Path(read.text("LLAMAKIT_SECRETS_DIR")),
         release=_release(values.get(CONFIG_VARIABLE)),
     )
+
+
+def _folder(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def _release(config: str | None) -> str | None:
