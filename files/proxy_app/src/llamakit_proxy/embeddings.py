@@ -39,7 +39,8 @@ class Embedder:
         """Ask for all of them. Raises ApiError."""
         for start in range(0, len(inputs), INPUTS_AT_A_TIME):
             part = inputs[start : start + INPUTS_AT_A_TIME]
-            answer = await self._ask(upstream, part)
+            with self._exchange.asking(upstream.backend):
+                answer = await self._ask(upstream, part)
             try:
                 vectors = [item["embedding"] for item in answer["data"]]
                 self.tokens += answer["usage"]["prompt_tokens"]

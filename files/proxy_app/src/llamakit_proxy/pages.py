@@ -38,6 +38,7 @@ def create(service: Service) -> FastAPI:
 
     @pages.api_route("/metrics", methods=["GET", "HEAD"], summary="Prometheus metrics")
     async def metrics() -> Response:
+        await service.health.look()
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return pages

@@ -54,6 +54,10 @@ class Relay:
     async def run(self, upstream: Upstream, body: bytes) -> None:
         """Ask the backend and read its answer to the end; a streaming client has all of it but
         the last then. Raises ApiError."""
+        with self._exchange.asking(upstream.backend):
+            await self._ask(upstream, body)
+
+    async def _ask(self, upstream: Upstream, body: bytes) -> None:
         exchange = self._exchange
         self._progress.start()
         try:

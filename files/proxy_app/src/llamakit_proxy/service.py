@@ -4,17 +4,23 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from . import __version__
 from .auth import KeyStore
 from .backends import Backends
 from .exchange import Exchange
+from .exposition import Reading
 from .health import Health
 from .limits import RateLimiter
 from .logging import LOGGER, milliseconds, write_request
-from .metrics import Metrics, Reading
+from .metrics import Metrics
 from .request_log import RequestLog, RequestRow
 from .routes import RouteFile, RoutingTable
-from .settings import Settings
+from .settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 POLL_SECONDS = 0.5
 
@@ -23,7 +29,8 @@ class Service:
     """The parts of one proxy process."""
 
     def __init__(self, settings: Settings) -> None:
-        """Reads the routes; RoutesError when they can't be used."""
+        """Reads the routes; RoutesError when they can't be used, SettingsError when there is to be
+        tracing and can't be."""
         self.settings = settings
         self.keys = KeyStore(settings)
         self.request_log = RequestLog(settings)
@@ -37,6 +44,7 @@ class Service:
         self.backends.apply(self.route_file.table)
         self.health = Health(self.route_file, self.backends, self.keys, settings.release)
         self.metrics = Metrics(self._gauges)
+        self.tracing = _tracing(settings)
         self.stopping = False
         self._poller: asyncio.Task[None] | None = None
 
@@ -62,6 +70,8 @@ class Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._poller
         self.backends.close()
+        if self.tracing is not None:
+            await self.tracing.close()
         await self.request_log.close()
         await self.keys.close()
 
@@ -74,6 +84,8 @@ class Service:
         """A request is over: count it, log it, keep a row of it."""
         seconds = time.perf_counter() - exchange.started_at
         self.metrics.observe(exchange, seconds)
+        if self.tracing is not None:
+            exchange.own_trace_id = self.tracing.record(exchange, seconds)
         write_request(exchange, seconds)
         identity = exchange.identity
         if identity is None:
@@ -113,14 +125,48 @@ class Service:
                 LOGGER.error("the old routes stay in force: %s", self.route_file.error)
 
     def _gauges(self) -> Iterator[Reading]:
+        """What is looked up for each scrape, a paragraph for each part: here new ones go. Each
+        has a row in docs/metrics.md, whose test wants it."""
+        labels = {"version": __version__, "release": self.settings.release or ""}
+        yield "llamakit_build_info", "1; what runs.", labels, 1
         yield "llamakit_in_flight", "Requests being answered.", {}, self.metrics.in_flight
-        for model, queue in self.backends.queues().items():
+
+        queues = self.backends.queues()
+        for model, queue in queues.items():
             labels = {"model": model}
             yield "llamakit_queued", "Requests waiting for a place.", labels, queue.waiting
-            running = sum(queue.running().values())
+        for model, queue in queues.items():
+            labels, running = {"model": model}, sum(queue.running().values())
             yield "llamakit_running", "Requests that hold a place.", labels, running
+
+        for model, url, up in self.health.backends():
+            labels = {"model": model, "backend": url}
+            yield "llamakit_backend_up", "1 while the backend takes connections.", labels, up
+
+        current = self.route_file.error is None
+        yield "llamakit_routes_current", "0 while the routes file can't be used.", {}, current
+
+        connected = self.keys.connected
+        yield "llamakit_database_connected", "1 while Postgres answers.", {}, connected
+
         pending, dropped = self.request_log.pending, self.request_log.dropped
         yield "llamakit_log_rows_pending", "Log rows not written yet.", {}, pending
-        yield "llamakit_log_rows_dropped", "Log rows lost since the start.", {}, dropped
-        connected = float(self.keys.connected)
-        yield "llamakit_database_connected", "1 while Postgres answers.", {}, connected
+        yield "llamakit_log_rows_dropped_total", "Log rows lost.", {}, dropped
+
+        sent, lost = (self.tracing.sent, self.tracing.dropped) if self.tracing else (0, 0)
+        yield "llamakit_spans_sent_total", "Spans that a collector took.", {}, sent
+        yield "llamakit_spans_dropped_total", "Spans lost.", {}, lost
+
+
+def _tracing(settings: Settings) -> "Tracing | None":
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        # What this imports takes time and memory, and is only installed where it is wanted.
+        from .tracing import Tracing
+    except ImportError as error:
+        raise SettingsError(
+            f"LLAMA_PROXY_OTLP_ENDPOINT is set, and this environment has no {error.name}; "
+            "run `./console.sh start` (or the playbook site.yml), which installs what tracing needs"
+        ) from error
+    return Tracing(settings.otlp_endpoint, settings.release)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 CONFIG_VARIABLE = "LLAMAKIT_CONFIG"
 
@@ -39,6 +40,8 @@ class Settings:
     """How long they may go on in the old worker while a new one serves already."""
     ready_timeout_seconds: float
     """How long a new worker may take until it can serve."""
+    otlp_endpoint: str | None
+    """The base of a collector's URLs, where spans are sent; None for no tracing."""
     routes_path: Path
     postgres_host: str
     """A host name, an address, or the directory of a Unix socket."""
@@ -154,6 +157,24 @@ class _Reader:
             raise SettingsError(f"{name} is {value!r}; expected seconds {low:g}..{high:g}")
         return number
 
+    def base_url(self, name: str) -> str | None:
+        value = self._values.get(name, "")
+        if not value:
+            return None
+        try:
+            parts = urlsplit(value)
+            host = parts.hostname if parts.port != 0 else None
+        except ValueError:
+            host = None
+        # What is wrong is not shown: it may hold a password.
+        plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+        if not host or parts.scheme not in {"http", "https"} or not plain:
+            raise SettingsError(
+                f"{name} is not http://HOST:PORT or https://HOST:PORT; a collector that wants "
+                "credentials is reached through one on this machine that adds them"
+            )
+        return value.rstrip("/")
+
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the file named by LLAMAKIT_CONFIG, overridden by ``environ``.
@@ -188,6 +209,7 @@ def from_values(values: Mapping[str, str]) -> Settings:
             "LLAMA_PROXY_RELOAD_DRAIN_TIMEOUT_SECONDS", 300, 0, day
         ),
         ready_timeout_seconds=read.seconds("LLAMA_PROXY_READY_TIMEOUT_SECONDS", 30, 0.1, day),
+        otlp_endpoint=read.base_url("LLAMA_PROXY_OTLP_ENDPOINT"),
         routes_path=Path(read.text("LLAMA_PROXY_ROUTES")),
         postgres_host=read.text("POSTGRES_AUTH_HOST", "127.0.0.1"),
         postgres_port=read.integer("POSTGRES_AUTH_PORT", 5433, 1, 65_535),
