@@ -126,7 +126,7 @@ class Service:
 
     def _gauges(self) -> Iterator[Reading]:
         """What is looked up for each scrape, a paragraph for each part: here new ones go. Each
-        has a row in docs/metrics.md, whose test wants it."""
+        has a row in docs/monitoring.md, whose test wants it."""
         labels = {"version": __version__, "release": self.settings.release or ""}
         yield "llamakit_build_info", "1; what runs.", labels, 1
         yield "llamakit_in_flight", "Requests being answered.", {}, self.metrics.in_flight
