@@ -7,7 +7,7 @@ one model, whose backends are replicas of each other.
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from types import TracebackType
@@ -208,7 +208,7 @@ class AdmissionQueue:
             capacities, limit=total, user_limit=min(total, max(1, total // 4))
         )
         self._places: dict[Ticket, Place] = {}
-        self._closed = False
+        self._closed: Callable[[], ApiError] | None = None
         self._hold_seconds = 1.0
         """How long a request holds a place, as a moving average: for Retry-After."""
 
@@ -227,8 +227,8 @@ class AdmissionQueue:
         ApiError 429 when the user has too many waiting, 503 when the whole queue is full or the
         proxy is stopping.
         """
-        if self._closed:
-            raise stopping()
+        if self._closed is not None:
+            raise self._closed()
         loop = asyncio.get_running_loop()
         try:
             ticket = self._scheduler.submit(user)
@@ -253,11 +253,12 @@ class AdmissionQueue:
         """Other backends from now on."""
         self._wake(self._scheduler.resize(capacities))
 
-    def close(self) -> None:
-        """Admit nobody any more and send away who waits; what runs goes on."""
-        self._closed = True
+    def close(self, why: Callable[[], ApiError] | None = None) -> None:
+        """Admit nobody any more and send away who waits; what runs goes on. ``why`` is what they
+        are told; at first that the proxy is stopping."""
+        self._closed = why or stopping
         for place in list(self._places.values()):
-            place.settle(stopping())
+            place.settle(self._closed())
 
     def retry_after(self) -> int:
         """Seconds until the queue has probably moved by its whole length, 1..60."""
