@@ -42,10 +42,9 @@ def _queries() -> Iterator[tuple[str, str]]:
         for target in panel.get("targets", ()):
             yield target["expr"], target["legendFormat"]
     for variable in _dashboard()["templating"]["list"][1:]:
-        metric, label = re.fullmatch(
-            r"label_values\((.*), (\w+)\)", variable["definition"]
-        ).groups()
-        yield metric, f"{{{{{label}}}}}"
+        found = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"])
+        assert found
+        yield found[1], f"{{{{{found[2]}}}}}"
     for note in _dashboard()["annotations"]["list"]:
         yield note["expr"], ""
     for rule in _alerts():

@@ -1,7 +1,7 @@
 """Counters and histograms, and how Prometheus reads them: its text format, version 0.0.4.
 
 prometheus_client writes the 6,000 lines of 50 models in 40 ms, in which no stream moves. Here the
-head of a line is made once, with its series, and the same text takes 2 ms.
+text around the numbers is made once, with its series, and the same lines take 1 ms.
 """
 
 from bisect import bisect_left
@@ -63,10 +63,8 @@ class Histogram:
         """Its part of the text."""
         yield self._head
         for series in self._series.values():
-            count = 0
-            for start, count in zip(series.starts, accumulate(series.counts), strict=True):
-                yield f"{start}{count}\n"
-            yield f"{series.sum_start}{series.total}\n{series.count_start}{count}\n"
+            counts = list(accumulate(series.counts))
+            yield series.form % (*counts, series.total, counts[-1])
 
 
 class _Number:
@@ -78,13 +76,14 @@ class _Number:
 
 
 class _Buckets:
-    __slots__ = ("count_start", "counts", "starts", "sum_start", "total")
+    __slots__ = ("counts", "form", "total")
 
     def __init__(self, name: str, labels: list[tuple[str, str]], bounds: tuple[float, ...]) -> None:
         texts = [*map(repr, map(float, bounds)), "+Inf"]
-        self.starts = [f"{name}_bucket{braces([*labels, ('le', text)])} " for text in texts]
-        self.sum_start = f"{name}_sum{braces(labels)} "
-        self.count_start = f"{name}_count{braces(labels)} "
+        starts = [f"{name}_bucket{braces([*labels, ('le', text)])}" for text in texts]
+        starts += [f"{name}_sum{braces(labels)}", f"{name}_count{braces(labels)}"]
+        self.form = "".join(f"{start.replace('%', '%%')} %s\n" for start in starts)
+        """The lines, with a place for each number."""
         self.counts = [0] * len(texts)
         self.total = 0.0
 
