@@ -163,12 +163,12 @@ class _Reader:
             return None
         try:
             parts = urlsplit(value)
-            host = parts.hostname if parts.port != 0 else None
+            good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+            good = good and not (parts.query or parts.fragment or "@" in parts.netloc)
         except ValueError:
-            host = None
+            good = False
         # What is wrong is not shown: it may hold a password.
-        plain = not (parts.query or parts.fragment or "@" in parts.netloc)
-        if not host or parts.scheme not in {"http", "https"} or not plain:
+        if not good:
             raise SettingsError(
                 f"{name} is not http://HOST:PORT or https://HOST:PORT; a collector that wants "
                 "credentials is reached through one on this machine that adds them"
