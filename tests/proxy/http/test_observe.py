@@ -19,7 +19,9 @@ def ask(model: str = "script", **more: Any) -> dict[str, Any]:
 
 
 def samples(proxy: Proxy) -> Samples:
-    """Every value of /metrics, by its name and the values of its labels, which are sorted."""
+    """Every value of /metrics once nothing is being answered, by its name and the values of its
+    labels, which are sorted."""
+    wait_for(lambda: proxy.metric("llamakit_in_flight") == 0, 10, "all is answered")
     found: Samples = {}
     for family in text_string_to_metric_families(proxy.page("/metrics").text):
         for sample in family.samples:

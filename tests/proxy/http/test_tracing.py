@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from support.backend import Backend
 from support.collector import Collector, attributes, running_collector
 from support.postgres import Postgres
-from support.proxy import Proxy, model_entry, new_proxy, running_proxy
+from support.proxy import SOURCE, Proxy, model_entry, new_proxy, running_proxy
 
 CHAT = "/v1/chat/completions"
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -212,6 +214,12 @@ async def test_a_collector_that_is_away_or_hangs_harms_nobody(
         assert log.count("takes no spans") in {1, 2}
         assert "spans were dropped since the start" in log
         assert "opentelemetry" not in log
+
+
+def test_nothing_of_it_is_loaded_without_a_collector() -> None:
+    program = "import sys, llamakit_proxy.server; sys.exit('opentelemetry.sdk' in sys.modules)"
+    environment = {"PYTHONPATH": str(SOURCE)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
 
 
 def test_an_environment_without_the_packages_says_so(

@@ -70,9 +70,11 @@ class Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._poller
         self.backends.close()
+        # Side by side: who stops a worker waits for the longer of the two, not for both.
+        ends = [self.request_log.close()]
         if self.tracing is not None:
-            await self.tracing.close()
-        await self.request_log.close()
+            ends.append(self.tracing.close())
+        await asyncio.gather(*ends)
         await self.keys.close()
 
     def drain(self) -> None:
