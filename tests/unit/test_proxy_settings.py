@@ -58,6 +58,30 @@ def test_wrong_values_are_named(name: str, value: str) -> None:
         from_values({**NEEDED, name: value})
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("", None),
+        ("http://127.0.0.1:4318", "http://127.0.0.1:4318"),
+        ("https://[::1]:4318/", "https://[::1]:4318"),
+        ("http://collector/otlp/", "http://collector/otlp"),
+    ],
+)
+def test_a_collector(value: str, found: str | None) -> None:
+    assert from_values({**NEEDED, "LLAMA_PROXY_OTLP_ENDPOINT": value}).otlp_endpoint == found
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["127.0.0.1:4318", "grpc://h:1", "http://", "http://h:x", "http://h:99999", "http://[h",
+     "http://me:canary@h:1", "http://h:1/?key=canary", "http://h:1/#canary"],
+)  # fmt: skip
+def test_what_is_no_collector_is_not_repeated(value: str) -> None:
+    with pytest.raises(SettingsError, match=r"LLAMA_PROXY_OTLP_ENDPOINT is not http://") as caught:
+        from_values({**NEEDED, "LLAMA_PROXY_OTLP_ENDPOINT": value})
+    assert "canary" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", list(NEEDED))
 def test_missing_values_are_named(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is not set"):

@@ -68,7 +68,11 @@ async def route(proxy: Proxy, *urls: str, **more: Any) -> str:
 
 
 def available(proxy: Proxy, model: str, number: int) -> float:
-    return proxy.metric("llamakit_backend_available", backend=str(number), model=model)
+    """Whether requests go to the model's backend of that number, the first being 1."""
+    backends = next(entry for entry in proxy.models if entry["id"] == model)["backends"]
+    return proxy.metric(
+        "llamakit_backend_available", model=model, backend=backends[number - 1]["url"]
+    )
 
 
 def text_of(response: httpx.Response) -> str:

@@ -133,12 +133,15 @@ async def test_no_request_fails_over_six_reloads(releases: Releases) -> None:
     async with load.running():
         for number in range(6):
             name = f"next{number}"
+            proxy.models.append(model_entry(name, proxy.models[0]["backends"][0]["url"]))
+            proxy.write_routes()
             releases.add(name)
             releases.use(name)
             reload(proxy)
             await reloaded(proxy, name)
             await asyncio.sleep(0.5)
     assert load.failures == []
+    assert len(proxy.page("/readyz").json()["models"]) == 7
     assert all(load.answers[kind] > 20 for kind in ("kept", "fresh", "openai", "openai stream"))
     assert set(load.answers) >= {"kept", "kept too"}
     expected = sum(load.answers.values())

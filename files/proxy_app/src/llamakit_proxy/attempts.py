@@ -47,7 +47,9 @@ async def complete(exchange: Exchange, backends: Backends, place: Place, attempt
             await attempt.wait(place)
         try:
             exchange.begun = True
-            await attempt.run(backends.upstream(place.backend), place.begun)
+            upstream = backends.upstream(place.backend)
+            with exchange.asking(upstream.backend):
+                await attempt.run(upstream, place.begun)
             place.answered()
             return
         except asyncio.CancelledError:

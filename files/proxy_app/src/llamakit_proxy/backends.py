@@ -40,7 +40,7 @@ class Backends:
                         known.close()
         ids = {route.id for route in table.routes}
         for gone in self._queues.keys() - ids:
-            self._queues[gone].close()
+            self._queues[gone].close(backend_away)
             del self._queues[gone]
         urls = {backend.url for route in table.routes for backend in route.backends}
         for gone in self._upstreams.keys() - urls:

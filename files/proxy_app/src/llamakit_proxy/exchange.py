@@ -3,15 +3,18 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any, Literal
 
 from . import sse, wire
 from .body import Receive
 from .charge import Charge
+from .correlation import TraceParent, client_request_id, trace_parent
 from .errors import ApiError
 from .identity import Identity
+from .routes import Backend
 from .watchdog import Watchdog
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -91,6 +94,16 @@ class Exchange:
         """How often a backend failed and another was asked."""
         self.phase: Phase | None = None
         self.phase_since = self.created_at
+        self.backend: Backend | None = None
+        """Who was asked last."""
+        self.backend_seconds = 0.0
+        self.asked_at: float | None = None
+        """When a backend was asked first; like ``started_at`` and ``answered_at`` on the clock
+        of ``time.perf_counter``."""
+        self.answered_at: float | None = None
+        """When the last one had answered, or failed."""
+        self.own_trace_id: str | None = None
+        """The trace it was recorded in."""
         self.headers: list[Header] = [(b"x-request-id", self.request_id.encode())]
         """Sent with whatever the answer is."""
         self.loop = asyncio.get_running_loop()
@@ -104,6 +117,28 @@ class Exchange:
         )
 
     # -- the client ----------------------------------------------------------------------------
+
+    @property
+    def output_token_seconds(self) -> float | None:
+        """How long each token after the first took; None when that can't be told."""
+        if self.ttft_seconds is None or self.answered_at is None:
+            return None
+        after_the_first = (self.completion_tokens or 0) - 1
+        if after_the_first < 1:
+            return None
+        return (self.answered_at - self.started_at - self.ttft_seconds) / after_the_first
+
+    @contextmanager
+    def asking(self, backend: Backend) -> Iterator[None]:
+        """The block is the time of a backend."""
+        since = time.perf_counter()
+        self.backend = backend
+        self.asked_at = self.asked_at or since
+        try:
+            yield
+        finally:
+            self.answered_at = time.perf_counter()
+            self.backend_seconds += self.answered_at - since
 
     @property
     def started(self) -> bool:
@@ -120,6 +155,24 @@ class Exchange:
         then nobody knows which one counts."""
         values = [value for key, value in self.scope["headers"] if key == name]
         return values[0] if len(values) == 1 else None
+
+    @property
+    def client_request_id(self) -> str | None:
+        """The client's own name for the request, for the log alone."""
+        return client_request_id(self.header(b"x-request-id"))
+
+    @property
+    def trace_parent(self) -> TraceParent | None:
+        """The client's span that this request is part of."""
+        return trace_parent(self.header(b"traceparent"))
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that the request is part of."""
+        if self.own_trace_id is not None:
+            return self.own_trace_id
+        parent = self.trace_parent
+        return None if parent is None else parent.trace_id
 
     def watch_client(self) -> None:
         """From now on (the body has been read) a client that leaves interrupts the request."""
@@ -193,6 +246,7 @@ class Exchange:
         """``send`` for an ASGI application that answers in this exchange's place."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self.headers]
         else:
             self.response_bytes += len(message.get("body", b""))
         self._writing.start()

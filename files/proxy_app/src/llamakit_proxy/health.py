@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from .auth import KeyStore
@@ -34,9 +35,7 @@ class Health:
         request could queue behind what it generates. Without Postgres the keys this process
         knows still work, so that alone makes it ``degraded``, not unready.
         """
-        async with self._lock:
-            if time.monotonic() - self._checked_at > FRESH_SECONDS:
-                await self._look()
+        await self.look()
         up = {route.id: self._count_up(route) for route in self._routes.table.routes}
         of = {route.id: len(route.backends) for route in self._routes.table.routes}
         connected = self._keys.connected
@@ -51,6 +50,21 @@ class Health:
             "release": self.release,
         }
 
+    async def look(self) -> None:
+        """Try the backends, unless that was done a moment ago."""
+        async with self._lock:
+            routes = self._routes.table.routes
+            urls = {backend.url for route in routes for backend in route.backends}
+            old = time.monotonic() - self._checked_at > FRESH_SECONDS
+            if old or not urls <= self._up.keys():
+                await self._try(urls)
+
+    def backends(self) -> Iterator[tuple[str, str, bool]]:
+        """Of each backend the model, the url and whether it was up at the last look."""
+        for route in self._routes.table.routes:
+            for backend in route.backends:
+                yield route.id, backend.url, self._up.get(backend.url, False)
+
     def _count_up(self, route: Route) -> int:
         """How many of the backends take connections and are not left alone for failing."""
         states = self._backends.queue(route).states()
@@ -59,8 +73,7 @@ class Health:
             for backend in route.backends
         )
 
-    async def _look(self) -> None:
-        urls = [backend.url for route in self._routes.table.routes for backend in route.backends]
+    async def _try(self, urls: set[str]) -> None:
         answers = await asyncio.gather(
             *(self._backends.upstream(url).reachable(CONNECT_SECONDS) for url in urls)
         )

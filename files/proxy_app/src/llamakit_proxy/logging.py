@@ -48,6 +48,8 @@ def request_line(exchange: Exchange, seconds: float) -> bytes:
         "level": "info",
         "message": "request",
         "request_id": exchange.request_id,
+        "client_request_id": exchange.client_request_id,
+        "trace_id": exchange.trace_id,
         "client": exchange.client,
         "user": identity.username if identity else None,
         "key_id": identity.key_id if identity else None,

@@ -53,6 +53,7 @@ def create(service: Service) -> FastAPI:
 
     @page("/metrics", "Prometheus metrics")
     async def metrics() -> Response:
+        await service.health.look()
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return pages

@@ -5,7 +5,7 @@ here happens on the event loop, without a pause between a look at the state and 
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil
 from types import TracebackType
 from typing import Self
@@ -123,7 +123,7 @@ class AdmissionQueue:
         self._set_limits()
         self._places: dict[Ticket, Place] = {}
         """Those that wait."""
-        self._closed = False
+        self._closed: Callable[[], ApiError] | None = None
         self._hold_seconds = 1.0
         """How long a request holds a place, as a moving average: for Retry-After."""
 
@@ -154,8 +154,8 @@ class AdmissionQueue:
         ApiError 429 when the user has too many waiting, 503 when the whole queue is full, when no
         backend works at the moment, or when the proxy is stopping.
         """
-        if self._closed:
-            raise stopping()
+        if self._closed is not None:
+            raise self._closed()
         if not self._scheduler.capacity:
             raise self._all_out()
         loop = asyncio.get_running_loop()
@@ -192,13 +192,14 @@ class AdmissionQueue:
         self._set_limits()
         self._reckon()
 
-    def close(self) -> None:
-        """Admit nobody any more and send away who waits; what runs goes on."""
-        self._closed = True
+    def close(self, why: Callable[[], ApiError] | None = None) -> None:
+        """Admit nobody any more and send away who waits; what runs goes on. ``why`` is what they
+        are told; at first that the proxy is stopping."""
+        self._closed = why or stopping
         for name in list(self._timers):
             self._stop_timer(name)
         for place in list(self._places.values()):
-            place.settle(stopping())
+            place.settle(self._closed())
 
     def retry_after(self) -> int:
         """Seconds until the queue has probably moved by its whole length, 1..60."""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from .client_address import Network, networks
 
@@ -86,6 +87,8 @@ class Settings:
     spool_max_bytes: int
     log_retention_days: int
     """How long rows of the request log are kept; 0 for ever. What init-db tells the database."""
+    otlp_endpoint: str | None
+    """The base of a collector's URLs, where spans are sent; None for no tracing."""
     routes_path: Path
     postgres_host: str
     """A host name, an address, or the directory of a Unix socket."""
@@ -222,6 +225,24 @@ class _Reader:
             raise SettingsError(f"{name} is {value!r}; expected seconds {low:g}..{high:g}")
         return number
 
+    def base_url(self, name: str) -> str | None:
+        value = self._values.get(name, "")
+        if not value:
+            return None
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+            good = good and not (parts.query or parts.fragment or "@" in parts.netloc)
+        except ValueError:
+            good = False
+        # What is wrong is not shown: it may hold a password.
+        if not good:
+            raise SettingsError(
+                f"{name} is not http://HOST:PORT or https://HOST:PORT; a collector that wants "
+                "credentials is reached through one on this machine that adds them"
+            )
+        return value.rstrip("/")
+
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the file named by LLAMAKIT_CONFIG, overridden by ``environ``.
@@ -265,6 +286,7 @@ def from_values(values: Mapping[str, str]) -> Settings:
         spool_dir=_folder(values.get("LLAMA_PROXY_SPOOL_DIR")),
         spool_max_bytes=read.integer("LLAMA_PROXY_SPOOL_MAX_BYTES", 256 << 20, 0, 1 << 40),
         log_retention_days=read.integer("LLAMA_PROXY_LOG_RETENTION_DAYS", 90, 0, 36_500),
+        otlp_endpoint=read.base_url("LLAMA_PROXY_OTLP_ENDPOINT"),
         routes_path=Path(read.text("LLAMA_PROXY_ROUTES")),
         postgres_host=read.text("POSTGRES_AUTH_HOST", "127.0.0.1"),
         postgres_port=read.integer("POSTGRES_AUTH_PORT", 5433, 1, 65_535),

@@ -13,7 +13,7 @@ FOLDER = "bundle"
 NAME = f"{FOLDER}/manifest.json"
 FORMAT = 1
 # What the environments of hosts, of this machine and of the controller are made from.
-LOCKS = ("controller", "proxy", "llama_server", "postgres", "supervisor", "build")
+LOCKS = ("controller", "proxy", "tracing", "llama_server", "postgres", "supervisor", "build")
 
 
 @dataclass(frozen=True, slots=True)
