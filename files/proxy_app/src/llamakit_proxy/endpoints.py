@@ -10,6 +10,7 @@ from . import validate, wire
 from .embeddings import Embedder
 from .errors import ApiError, invalid
 from .exchange import Exchange
+from .fan_out import FanOut
 from .relay import Relay
 from .routes import Kind, Route
 from .service import Service
@@ -65,18 +66,33 @@ async def embedding(service: Service, exchange: Exchange) -> None:
 
 async def _generate(service: Service, exchange: Exchange, route: Route, prepared: Prepared) -> None:
     exchange.stream = prepared.stream
-    body = request_body.dump(prepared.document)
     _measure_overhead(exchange)
     exchange.watch_client()
+
+    async def ask(relay: Relay, document: dict[str, Any]) -> None:
+        await _ask(service, exchange, route, relay, document)
+
+    if prepared.others:
+        places = sum(backend.capacity for backend in route.backends)
+        await FanOut(exchange, prepared, service.settings).run(ask, at_a_time=places)
+        return
     relay = Relay(exchange, prepared, service.settings)
     try:
-        with service.backends.queue(route).enter(_user(exchange)) as place:
-            with _timed(exchange):
-                await relay.wait(place)
-            await relay.run(service.backends.upstream(place.backend), body)
+        await ask(relay, prepared.document)
         await relay.deliver()
     finally:
         relay.close()
+
+
+async def _ask(
+    service: Service, exchange: Exchange, route: Route, relay: Relay, document: dict[str, Any]
+) -> None:
+    """One generation: a place in the queue, then all that the backend says."""
+    body = request_body.dump(document)
+    with service.backends.queue(route).enter(_user(exchange)) as place:
+        with _timed(exchange):
+            await relay.wait(place)
+        await relay.run(service.backends.upstream(place.backend), body)
 
 
 @contextmanager
@@ -86,7 +102,7 @@ def _timed(exchange: Exchange) -> Iterator[None]:
     try:
         yield
     finally:
-        exchange.queue_seconds = time.perf_counter() - since
+        exchange.queue_seconds = (exchange.queue_seconds or 0.0) + time.perf_counter() - since
 
 
 async def _read(service: Service, exchange: Exchange) -> dict[str, Any]:

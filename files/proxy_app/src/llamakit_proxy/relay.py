@@ -31,8 +31,10 @@ class Relay:
         self._prepared = prepared
         self._stall_seconds = settings.stall_timeout_seconds
         self._chunks = Chunks(prepared.style)
+        self._assembly = Assembly(self._chunks)
         self._splitter = sse.Splitter()
         self._connection: Connection | None = None
+        self._begun = False
         self._heart_beats = False
         self._rest = b""
         self._progress = Watchdog(
@@ -88,11 +90,11 @@ class Relay:
         """Give the client the rest. The backend is done by now: its place can be another's."""
         exchange = self._exchange
         if not self._prepared.stream:
-            await exchange.respond(200, self._rest)
+            await exchange.respond(200, wire.encode_leniently(self._assembly.document()))
             return
         if not exchange.started:
             await exchange.start_stream()
-        await exchange.end_stream(self._rest)
+        await exchange.end_stream(self._rest + sse.DONE)
 
     def close(self) -> None:
         """End the timers."""
@@ -119,17 +121,14 @@ class Relay:
             if error is not None:
                 raise error
         chunks.check_end()
-        closing = [sse.event(wire.encode_leniently(chunk)) for chunk in chunks.closing()]
-        self._rest = b"".join([*closing, sse.DONE])
+        self._rest = b"".join(sse.event(wire.encode_leniently(chunk)) for chunk in chunks.closing())
 
     def _translate(self, payloads: list[bytes]) -> tuple[bytes, ApiError | None]:
         """What the client gets for these events, and the failure they end with, if they do."""
-        out = []
+        out: list[bytes] = []
         try:
             for payload in payloads:
-                chunk = self._chunks.read(payload)
-                if chunk is not None:
-                    out.append(sse.event(chunk))
+                out.extend(map(sse.event, self._chunks.read(payload)))
         except ApiError as error:
             return b"".join(out), error
         return b"".join(out), None
@@ -151,14 +150,11 @@ class Relay:
 
     async def _whole(self, connection: Connection) -> None:
         chunks = self._chunks
-        assembly = Assembly(chunks)
         while not chunks.done:
             for payload in await self._payloads(connection):
-                chunk = chunks.parse(payload)
-                if chunk is not None:
-                    assembly.add(chunk)
+                for chunk in chunks.parse(payload):
+                    self._assembly.add(chunk)
         chunks.check_end()
-        self._rest = wire.encode_leniently(assembly.document())
 
     # -- from the backend ----------------------------------------------------------------------
 
@@ -179,6 +175,8 @@ class Relay:
             exchange = self._exchange
             if exchange.ttft_seconds is None:
                 exchange.ttft_seconds = time.perf_counter() - exchange.started_at
+            if not self._begun:
+                self._begun = True
                 self._progress.shorten(self._stall_seconds)
             self._progress.touch()
         return payloads
