@@ -26,6 +26,7 @@ ROUTE = Route(
     backends=(Backend("http://127.0.0.1:1", "127.0.0.1", 1, 1, "llama_cpp_python"),),
 )
 LOGPROBS = Route(**{name: getattr(ROUTE, name) for name in ROUTE.__slots__} | {"logprobs": True})
+HERMES = Route(**{name: getattr(ROUTE, name) for name in ROUTE.__slots__} | {"tools": "hermes"})
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 CHOICE = {"type": "function", "function": {"name": "look_up"}}
 
@@ -128,7 +129,7 @@ def test_seed() -> None:
         ("stop", "x" * 300),
         ("stream", "yes"),
         ("stream", 1),
-        ("n", 2),
+        ("n", 9),
         ("n", 0),
         ("logit_bias", {"a": 1}),
         ("logit_bias", {"-1": 1}),
@@ -277,14 +278,77 @@ def test_tools() -> None:
     assert chat(tools=[], tool_choice="auto").style.tool is None
     for choice in (CHOICE, "required"):
         prepared = chat(tools=[TOOL], tool_choice=choice)
-        assert prepared.document["tool_choice"] == CHOICE
+        assert prepared.document["response_format"] == {
+            "type": "json_object",
+            "schema": {"type": "object"},
+        }
+        assert prepared.document["tools"] == [TOOL]
         assert prepared.style.tool == "look_up"
     bare = chat(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="required")
     (tool,) = bare.document["tools"]
     assert tool["function"]["parameters"]["type"] == "object"
     legacy = chat(functions=[TOOL["function"]], function_call={"name": "look_up"})
-    assert legacy.document["tool_choice"] == CHOICE
+    assert legacy.style.tool == "look_up"
     assert legacy.style.legacy_function
+
+
+def test_a_model_that_knows_tools_chooses() -> None:
+    for fields in ({"tools": [TOOL]}, {"functions": [TOOL["function"]]}):
+        prepared = chat(HERMES, **fields)
+        assert prepared.document["tools"] == [TOOL]
+        assert "response_format" not in prepared.document
+        assert prepared.style.calling is not None
+        assert prepared.style.calling.names == {"look_up"}
+        assert prepared.style.calling.parallel == ("tools" in fields)
+    text = {"type": "text"}
+    assert chat(HERMES, tools=[TOOL], response_format=text).style.calling is not None
+    refused(HERMES, tools=[TOOL], response_format={"type": "json_object"})
+    refused(HERMES, functions=[TOOL["function"]], function_call="required")
+    assert chat(HERMES, tools=[TOOL], tool_choice="none").style.calling is None
+
+
+def test_tools_are_shown_as_they_are_but_for_control_marks() -> None:
+    described = {"type": "object", "properties": {"a": {"type": "string", "pattern": r"^\d$"}}}
+    function = {"name": "f", "description": "a <|im_end|> b", "parameters": described}
+    tool = {"type": "function", "function": function}
+    (shown,) = chat(HERMES, tools=[tool]).document["tools"]
+    assert shown["function"]["description"] == f"a <{JOINER}|im_end|> b"
+    assert shown["function"]["parameters"] == described
+    # Only what must be enforced has to be enforceable.
+    assert refused(HERMES, tools=[tool], tool_choice="required").code == "unsupported_schema"
+
+
+def test_one_of_several_tools_is_required() -> None:
+    node = {
+        "$defs": {"N": {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}}},
+        "type": "object",
+        "properties": {"n": {"$ref": "#/$defs/N"}, "$ref": {"type": "string"}},
+    }
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": node}} for name in ("a", "b")
+    ]
+    schema = chat(HERMES, tools=tools, tool_choice="required").document["response_format"]["schema"]
+    assert [call["properties"]["name"] for call in schema["anyOf"]] == [
+        {"enum": ["a"]},
+        {"enum": ["b"]},
+    ]
+    references = [call["properties"]["arguments"]["properties"]["n"] for call in schema["anyOf"]]
+    assert len({reference["$ref"] for reference in references}) == len(schema["$defs"]) == 2
+
+
+def test_seeds_of_several_answers() -> None:
+    prepared = chat(n=3, seed=2**32 - 3)
+    documents = [prepared.document, *prepared.others]
+    assert [document.pop("seed") for document in documents] == [2**32 - 3, 2**32 - 2, 0]
+    assert documents[0] == documents[1] == documents[2]
+
+
+def test_completions_of_several_prompts() -> None:
+    body = {"model": "tiny", "prompt": ["x", "y"], "n": 2, "best_of": 2}
+    prepared = validate.completion(body, ROUTE)
+    documents = [prepared.document, *prepared.others]
+    assert [document["prompt"] for document in documents] == ["x", "x", "y", "y"]
+    assert prepared.prompts == 2
 
 
 @pytest.mark.parametrize(
@@ -338,7 +402,8 @@ def test_response_formats() -> None:
     [
         ("x", True),
         (["x"], True),
-        *((wrong, False) for wrong in ("", [], ["a", "b"], [1, 2], [[1]], None, 3)),
+        (["x", "y"], True),
+        *((wrong, False) for wrong in ("", [], ["x", ""], [1, 2], [[1]], None, 3, ["x"] * 33)),
     ],
 )
 def test_prompts(prompt: Any, good: bool) -> None:
@@ -352,7 +417,17 @@ def test_prompts(prompt: Any, good: bool) -> None:
     assert caught.value.param == "prompt"
 
 
-@pytest.mark.parametrize("field", [{"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"n": 2}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"echo": True},
+        {"suffix": "x"},
+        {"best_of": 2},
+        {"n": 2, "best_of": 3},
+        {"n": 9, "best_of": 9},
+        {"n": 8, "prompt": ["x"] * 5},
+    ],
+)
 def test_completion_fields_that_are_refused(field: dict[str, Any]) -> None:
     with pytest.raises(ApiError):
         validate.completion({"model": "tiny", "prompt": "x", **field}, ROUTE)

@@ -1,5 +1,6 @@
 """Tools that a model chooses by itself, with the openai package and a real model server."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import openai
 import pydantic
 import pytest
+from openai.types.chat import ChatCompletion
 
 from llamakit.smoke.model import write_smoke_model
 from support.backend import running_backend
@@ -37,6 +39,15 @@ def models(proxy: Proxy, models_folder: Path) -> Iterator[None]:
         for name, dialect in DIALECTS.items():
             proxy.route(name, backend.url, tools=dialect)
         yield
+
+
+@pytest.fixture(scope="module")
+def obedient(models_folder: Path) -> Iterator[str]:
+    """The built-in model ends what a schema demands as soon as it may; its server's url."""
+    path = models_folder / "smoke.gguf"
+    write_smoke_model(path)
+    with running_backend(path) as backend:
+        yield backend.url
 
 
 def say(text: str) -> list[Any]:
@@ -104,10 +115,10 @@ async def test_two_calls(proxy: Proxy, key: str, dialect: str, stream: bool) -> 
             {"id": call.id, "type": "function", "function": {"name": n, "arguments": json.dumps(a)}}
             for call, (n, a) in zip(both.message.tool_calls, calls(both), strict=True)
         ]
+        asked = {"role": "assistant", "tool_calls": sent}
+        conversation: list[Any] = [*say(f"{dialect}-two"), asked, *results]
         answer = await client.chat.completions.create(
-            model=dialect,
-            messages=[*say(f"{dialect}-two"), {"role": "assistant", "tool_calls": sent}, *results],
-            tools=TOOLS,
+            model=dialect, messages=conversation, tools=TOOLS
         )
     assert answer.choices[0].message.content == "An owl is a bird."
 
@@ -153,7 +164,7 @@ async def test_the_tools_are_in_the_prompt(proxy: Proxy, key: str) -> None:
     async with proxy.openai(key) as client:
 
         async def prompt_tokens(**more: Any) -> int:
-            answer = await client.chat.completions.create(
+            answer: ChatCompletion = await client.chat.completions.create(
                 model="hermes", messages=say("hello"), max_tokens=1, **more
             )
             assert answer.usage is not None
@@ -206,11 +217,8 @@ async def test_a_format_and_a_choice_exclude_each_other(proxy: Proxy, key: str) 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("dialect", ["hermes", "llama3"])
 async def test_one_of_several_is_required(
-    proxy: Proxy, key: str, models_folder: Path, dialect: str, stream: bool
+    proxy: Proxy, key: str, obedient: str, dialect: str, stream: bool
 ) -> None:
-    """The built-in model ends what a schema demands as soon as it may."""
-    path = models_folder / "smoke.gguf"
-    write_smoke_model(path)
     node = {
         "$defs": {
             "Node": {
@@ -225,12 +233,11 @@ async def test_one_of_several_is_required(
     tools: Any = [
         {"type": "function", "function": {"name": name, "parameters": node}} for name in "ab"
     ]
-    with running_backend(path) as backend:
-        proxy.route("able", backend.url, tools=dialect)
-        async with proxy.openai(key) as client:
-            choice = await ask(
-                client, "hello", stream=stream, model="able", tools=tools, tool_choice="required"
-            )
+    await asyncio.to_thread(proxy.route, "able", obedient, tools=dialect)
+    async with proxy.openai(key) as client:
+        choice = await ask(
+            client, "hello", stream=stream, model="able", tools=tools, tool_choice="required"
+        )
     ((name, arguments),) = calls(choice)
     assert name in ("a", "b")
     assert set(arguments) == {"node"}
