@@ -83,7 +83,7 @@ CALLS = {
 """What the model with tools recites: for a word in the last message, or after a tool's result."""
 TOOLS_TEMPLATE = (
     "{{ bos_token }}{% set first = messages[0]['content'] %}"
-    "{% if tools %}<|tools|>{{ tools | tojson }}{% endif %}"
+    "{% if tools %}<|tools|>Call with <tool_call>: {{ tools | tojson }}{% endif %}"
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
     "{% if m['tool_calls'] %}"
     "{% if 'llama' in first and m['tool_calls'] | length > 1 %}"
