@@ -48,7 +48,7 @@ def choose(accepted: dict[str, Any], route: Route) -> Tools:
         choice = accepted.get("function_call", "auto")
         choice_param = "function_call"
     else:
-        functions, param = _functions(accepted.get("tools", [])), "tools"
+        functions, param = _functions(accepted.get("tools", []), "tools"), "tools"
         choice = accepted.get("tool_choice", "auto")
         choice_param = "tool_choice"
     if len(functions) > MAX_TOOLS:
@@ -59,6 +59,8 @@ def choose(accepted: dict[str, Any], route: Route) -> Tools:
         if tool["name"] in tools:
             raise invalid(f"Two entries of '{param}' have the same name.", param=param)
         tools[tool["name"]] = tool
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools" and not legacy:
+        choice, tools = _allowed(choice.get("allowed_tools"), tools)
     if choice == "none" or (choice == "auto" and not tools):
         return Tools([])
     shown = [{"type": "function", "function": _shown(tool)} for tool in tools.values()]
@@ -86,13 +88,12 @@ def choose(accepted: dict[str, Any], route: Route) -> Tools:
     return Tools(shown, legacy, forced=name, schema=schema)
 
 
-def _functions(tools: list[Any]) -> list[Any]:
+def _functions(tools: list[Any], param: str) -> list[Any]:
     functions = []
     for index, tool in enumerate(tools):
         if not isinstance(tool, dict) or tool.get("type") != "function":
-            raise invalid(
-                f"'tools[{index}]' must be an object of type function.", param=f"tools[{index}]"
-            )
+            where = f"{param}[{index}]"
+            raise invalid(f"'{where}' must be an object of type function.", param=where)
         functions.append(tool.get("function"))
     return functions
 
@@ -163,6 +164,29 @@ def _with_prefix(schema: Any, prefix: str) -> Any:
     if isinstance(reference := schema.get("$ref"), str):
         renamed["$ref"] = f"#/$defs/{prefix}{reference.rsplit('/', 1)[-1]}"
     return renamed
+
+
+def _allowed(value: Any, tools: dict[str, dict[str, Any]]) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The mode of a choice among some of the tools, and those tools."""
+    allowed = value.get("tools") if isinstance(value, dict) else None
+    if (
+        not isinstance(value, dict)
+        or value.get("mode") not in ("auto", "required")
+        or not isinstance(allowed, list)
+    ):
+        raise invalid(
+            "'tool_choice.allowed_tools' must have 'tools' and a 'mode' of auto or required.",
+            param="tool_choice",
+        )
+    names = set()
+    for function in _functions(allowed, "tool_choice.allowed_tools.tools"):
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(name, str) or name not in tools:
+            raise invalid(
+                "'tool_choice' names a function that is not in the request.", param="tool_choice"
+            )
+        names.add(name)
+    return value["mode"], {name: tool for name, tool in tools.items() if name in names}
 
 
 def _chosen(choice: Any, *, legacy: bool, param: str) -> str:
