@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The tests of the kit itself. `./console.sh test [unit|proxy|cli|molecule|all|setup]` prepares the
-# controller and comes here. The exit status is 0 only when everything that ran has passed.
+# The tests of the kit itself. `./console.sh test [unit|proxy|cli|e2e|molecule|all|setup]` prepares
+# the controller and comes here. The exit status is 0 only when everything that ran has passed.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
@@ -145,11 +145,11 @@ lint() {
 main() {
   local layers=() molecule='' status=0
   case ${1:-all} in
-    all) layers=(unit proxy cli); molecule=beside ;;
-    unit | proxy | cli) layers=("$1") ;;
+    all) layers=(unit proxy cli e2e); molecule=beside ;;
+    unit | proxy | cli | e2e) layers=("$1") ;;
     molecule) molecule=alone ;;
     setup) ;;
-    *) fail "expected unit, proxy, cli, molecule, all or setup; found $1" 2 ;;
+    *) fail "expected unit, proxy, cli, e2e, molecule, all or setup; found $1" 2 ;;
   esac
   [[ -x $CONTROLLER/bin/python ]] || fail 'the controller is missing. Run: ./console.sh test'
 

@@ -60,6 +60,45 @@ SCRIPT_TEMPLATE = (
     "{% elif 'BAD8' in c %}<|bad8|>{% elif 'EMPTY' in c %}<|empty|>{% elif 'LONG' in c %}<|long|>"
     "{% else %}<|say|>{% endif %}"
 )
+CALLS = {
+    "hermes": [
+        "<tool_call>",
+        '\n{"name": "look_up", "arguments": {"word": "owl"}}\n</tool_call>',
+    ],
+    "hermes-two": [
+        'Let me see.\n<tool_call>{"name": "look_up", "arguments": {"word": "</tool_call>"}}'
+        '</tool_call>\n<tool_call>{"name": "count", "arguments": {}}</tool_call>',
+    ],
+    "hermes-broken": ['<tool_call>{"name": "look_up", "arguments": }</tool_call> Sorry.'],
+    "llama": ['{"name": "look_up", "parameters": {"word": "owl"}}'],
+    "llama-two": [
+        '{"name": "look_up", "parameters": {"word": "elk"}}; {"name": "count", "parameters": {}}'
+    ],
+    "llama-broken": ['{"name": "Ada", "age": 36} is JSON and no call.'],
+    "mistral": ["[TOOL_CALLS]", ' [{"name": "look_up", "arguments": {"word": "owl"}}]'],
+    "mistral-two": ['[TOOL_CALLS]look_up[ARGS]{"word": "ant"}[TOOL_CALLS]count[ARGS]{}'],
+    "mistral-broken": ["[TOOL_CALLS]nothing [1, 2]"],
+    "told": ["An owl is a bird."],
+}
+"""What the model with tools recites: for a word in the last message, or after a tool's result."""
+TOOLS_TEMPLATE = (
+    "{{ bos_token }}{% set first = messages[0]['content'] %}"
+    "{% if tools %}<|tools|>Call with <tool_call>: {{ tools | tojson }}{% endif %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
+    "{% if m['tool_calls'] %}"
+    "{% if 'llama' in first and m['tool_calls'] | length > 1 %}"
+    "{{ raise_exception('one call at a time') }}{% endif %}"
+    "{% for call in m['tool_calls'] %}"
+    "{% if call['function']['arguments'] is string %}"
+    "{{ raise_exception('the arguments are text') }}{% endif %}"
+    "{% if 'mistral' in first and call['id'] | length != 9 %}"
+    "{{ raise_exception('ids have 9 characters') }}{% endif %}"
+    "{{ call['function'] | tojson }}{% endfor %}{% endif %}{% endfor %}"
+    "{% set last = messages[-1] %}"
+    "{% if last['role'] == 'tool' %}<|told|>"
+    "{% elif last['content'] in ['" + "', '".join(CALLS) + "'] %}<|{{ last['content'] }}|>"
+    "{% else %}<|say|>{% endif %}"
+)
 CHATML = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -69,6 +108,11 @@ CHATML = (
 def script_model(folder: Path, name: str = "script.gguf") -> Path:
     """The scripted model (2 MB, context 8192)."""
     return _once(folder / name, _write_script)
+
+
+def tools_model(folder: Path, name: str = "tools.gguf") -> Path:
+    """A model with a chat template for tools, which recites calls in several dialects."""
+    return _once(folder / name, _write_tools)
 
 
 def sharded_model(folder: Path, stem: str = "shard") -> Path:
@@ -139,6 +183,40 @@ def _write_script(path: Path, split_max_tensors: int = 0) -> None:
         context_length=8192,
         split_max_tensors=split_max_tensors,
     )
+
+
+def _write_tools(path: Path) -> None:
+    vocabulary = Vocabulary.basic()
+    marks = [pieces[0] for pieces in CALLS.values() if len(pieces) > 1]
+    vocabulary.add_control([*(f"<|{name}|>" for name in CALLS), "<|say|>", *marks])
+    vocabulary.add_control(f"<|{role}|>" for role in ("system", "user", "assistant", "tool"))
+    table = chain(vocabulary, "<|say|>", SCRIPTS["<|say|>"])
+    for name, (*mark, text) in CALLS.items():
+        table |= chain(vocabulary, f"<|{name}|>", [*mark, *_cut(text, vocabulary)])
+    table |= chain(vocabulary, EOS, SCRIPTS["<|say|>"])
+    write_recital(
+        path,
+        name="tools",
+        vocabulary=vocabulary,
+        logits=next_token_logits(vocabulary, table, gain=40.0),
+        chat_template=TOOLS_TEMPLATE,
+        context_length=8192,
+    )
+
+
+def _cut(text: str, vocabulary: Vocabulary) -> list[str]:
+    """The text in pieces of a few characters, none of which the vocabulary has yet."""
+    pieces: list[str] = []
+    held = ""
+    for character in text:
+        held += character
+        known = held in pieces or held.replace(" ", SPACE) in vocabulary.ids
+        if len(held) >= 4 and not known:
+            pieces.append(held)
+            held = ""
+    if held:
+        pieces[-1] += held
+    return pieces
 
 
 def _write_random(

@@ -23,6 +23,9 @@ def test_names() -> None:
     routes = table(entry("one", aliases=["One.gguf"]), entry("two"))
     assert routes.find("One.gguf") is routes.find("one")
     assert routes.find("one").max_tokens == 99
+    assert routes.find("one").tools is None
+    for dialect, known in (("none", None), ("hermes", "hermes")):
+        assert table(entry(tools=dialect)).find("m").tools == known
     assert routes.find("one").backends[0].api_key == "<key>"
     assert "<key>" not in repr(routes.find("one"))
     for name in ("one.gguf", "ONE", "", "on"):
@@ -43,6 +46,7 @@ def test_names() -> None:
         ({"models": [entry(id="a\nb")]}, "printable"),
         ({"models": [entry(n_ctx=0)]}, "expected 1 or more"),
         ({"models": [entry(n_ctx=True)]}, "expected int"),
+        ({"models": [entry(tools="yaml")]}, "hermes, llama3, mistral, none"),
         ({"models": [entry(aliases=[3])]}, "printable"),
         ({"models": [entry("a"), entry("b", aliases=["a"])]}, "names both 'a' and 'b'"),
         ({"models": [entry(backends=[{"url": "https://x:1"}])]}, "http://HOST:PORT"),

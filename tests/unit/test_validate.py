@@ -26,8 +26,6 @@ ROUTE = Route(
     backends=(Backend("http://127.0.0.1:1", "127.0.0.1", 1, 1, "llama_cpp_python"),),
 )
 LOGPROBS = Route(**{name: getattr(ROUTE, name) for name in ROUTE.__slots__} | {"logprobs": True})
-TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
-CHOICE = {"type": "function", "function": {"name": "look_up"}}
 
 
 def chat(_route: Route = ROUTE, /, **fields: Any) -> Prepared:
@@ -128,7 +126,7 @@ def test_seed() -> None:
         ("stop", "x" * 300),
         ("stream", "yes"),
         ("stream", 1),
-        ("n", 2),
+        ("n", 9),
         ("n", 0),
         ("logit_bias", {"a": 1}),
         ("logit_bias", {"-1": 1}),
@@ -153,7 +151,6 @@ def test_seed() -> None:
         ("user", 3),
         ("metadata", []),
         ("tools", {}),
-        ("tools", [TOOL] * 129),
     ],
 )
 def test_values_that_are_refused(field: str, value: Any) -> None:
@@ -272,53 +269,19 @@ def test_messages_have_to_be_there() -> None:
     assert caught.value.param == "messages"
 
 
-def test_tools() -> None:
-    assert chat(tools=[TOOL], tool_choice="none").document.keys() == chat().document.keys()
-    assert chat(tools=[], tool_choice="auto").style.tool is None
-    for choice in (CHOICE, "required"):
-        prepared = chat(tools=[TOOL], tool_choice=choice)
-        assert prepared.document["tool_choice"] == CHOICE
-        assert prepared.style.tool == "look_up"
-    bare = chat(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="required")
-    (tool,) = bare.document["tools"]
-    assert tool["function"]["parameters"]["type"] == "object"
-    legacy = chat(functions=[TOOL["function"]], function_call={"name": "look_up"})
-    assert legacy.document["tool_choice"] == CHOICE
-    assert legacy.style.legacy_function
+def test_seeds_of_several_answers() -> None:
+    prepared = chat(n=3, seed=2**32 - 3)
+    documents = [prepared.document, *prepared.others]
+    assert [document.pop("seed") for document in documents] == [2**32 - 3, 2**32 - 2, 0]
+    assert documents[0] == documents[1] == documents[2]
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"tools": [TOOL]},
-        {"tools": [TOOL], "tool_choice": "auto"},
-        {"tools": [TOOL, {**TOOL, "function": {"name": "b"}}], "tool_choice": "required"},
-        {"functions": [TOOL["function"]]},
-    ],
-)
-def test_the_model_can_not_choose_a_tool(fields: dict[str, Any]) -> None:
-    error = refused(**fields)
-    assert error.code == "unsupported_tool_choice"
-    assert '"none"' in error.message
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"tool_choice": CHOICE},
-        {"tool_choice": "required"},
-        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
-        {"tools": [TOOL], "tool_choice": "sometimes"},
-        {"tools": [TOOL], "tool_choice": {"type": "function"}},
-        {"tools": [TOOL, TOOL], "tool_choice": CHOICE},
-        {"tools": [TOOL], "functions": [TOOL["function"]], "tool_choice": CHOICE},
-        {"tools": [{"type": "code_interpreter"}], "tool_choice": "none"},
-        {"tools": [{"type": "function", "function": {"name": 'a"b'}}], "tool_choice": "none"},
-        {"functions": [{"name": "f"}], "function_call": "required"},
-    ],
-)
-def test_tools_that_are_refused(fields: dict[str, Any]) -> None:
-    refused(**fields)
+def test_completions_of_several_prompts() -> None:
+    body = {"model": "tiny", "prompt": ["x", "y"], "n": 2, "best_of": 2}
+    prepared = validate.completion(body, ROUTE)
+    documents = [prepared.document, *prepared.others]
+    assert [document["prompt"] for document in documents] == ["x", "x", "y", "y"]
+    assert prepared.prompts == 2
 
 
 def test_response_formats() -> None:
@@ -338,7 +301,8 @@ def test_response_formats() -> None:
     [
         ("x", True),
         (["x"], True),
-        *((wrong, False) for wrong in ("", [], ["a", "b"], [1, 2], [[1]], None, 3)),
+        (["x", "y"], True),
+        *((wrong, False) for wrong in ("", [], ["x", ""], [1, 2], [[1]], None, 3, ["x"] * 33)),
     ],
 )
 def test_prompts(prompt: Any, good: bool) -> None:
@@ -352,7 +316,17 @@ def test_prompts(prompt: Any, good: bool) -> None:
     assert caught.value.param == "prompt"
 
 
-@pytest.mark.parametrize("field", [{"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"n": 2}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"echo": True},
+        {"suffix": "x"},
+        {"best_of": 2},
+        {"n": 2, "best_of": 3},
+        {"n": 9, "best_of": 9},
+        {"n": 8, "prompt": ["x"] * 5},
+    ],
+)
 def test_completion_fields_that_are_refused(field: dict[str, Any]) -> None:
     with pytest.raises(ApiError):
         validate.completion({"model": "tiny", "prompt": "x", **field}, ROUTE)

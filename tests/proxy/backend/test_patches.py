@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jinja2
 import pytest
+from llama_cpp import llama_chat_format
 
+from llamakit_server import patches
 from support.model_server import KEY, Server, body, start, stop, write_config
 from support.models import SAY_TOKENS, embedding_model, script_model
 
@@ -45,7 +48,7 @@ def test_errors_in_a_stream_are_events_without_text_of_the_request(script: Serve
     assert overflow["error"]["code"] == "context_length_exceeded"
     assert overflow["error"]["prompt_tokens"] > overflow["error"]["n_ctx"] == 4096
     (template,) = script.stream("FAIL")
-    assert template == {"error": {"code": "generation_failed"}}
+    assert template == {"error": {"code": "template_failed"}}
     (grammar,) = script.stream(grammar="root ::= (")
     assert grammar == {"error": {"code": "invalid_grammar"}}
     assert "secret" not in script.log.read_text()
@@ -65,7 +68,11 @@ def test_what_users_send_is_neither_logged_nor_sent_back(
 ) -> None:
     response = script.client.post("/v1/chat/completions", json=request_)
     assert response.status_code == 500
-    assert response.json()["error"]["code"] in ("generation_failed", "invalid_grammar")
+    assert response.json()["error"]["code"] in (
+        "generation_failed",
+        "invalid_grammar",
+        "template_failed",
+    )
     script.client.post("/v1/chat/completions", content=b'{"secret')
     for text in (response.text, script.log.read_text()):
         assert "secret" not in text
@@ -160,6 +167,30 @@ def test_any_request_id_is_accepted(script: Server) -> None:
 def test_typical_p_is_a_parameter(script: Server) -> None:
     assert "choices" in script.chat(typical_p=0.5)
     assert "error" in script.chat(typical_p=7)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ call.arguments | tojson }}", '{"a": 1}'),
+        ("{{ '<' + call.arguments + '>' }}", '<{"a": 1}>'),
+    ],
+)
+def test_arguments_are_objects_unless_a_template_wants_text(
+    monkeypatch: pytest.MonkeyPatch, template: str, text: str
+) -> None:
+    formatter = llama_chat_format.Jinja2ChatFormatter
+    monkeypatch.setattr(formatter, "__call__", formatter.__call__)
+    patches.render_calls()
+    looked_up = "{% set call = messages[0].tool_calls[0].function %}"
+    function = {"name": "f", "arguments": '{"a": 1}'}
+    call = {"id": "x", "type": "function", "function": function}
+    message: Any = {"role": "assistant", "content": "", "tool_calls": [call]}
+    render = formatter(template=looked_up + template, eos_token="", bos_token="")
+    assert render(messages=[message]).prompt == text
+    broken = formatter(template="{{ messages[0].content.nothing() }}", eos_token="", bos_token="")
+    with pytest.raises(jinja2.TemplateError):
+        broken(messages=[message])
 
 
 def test_a_reader_that_stalls_blocks_nobody_and_not_the_end(folder: Path) -> None:

@@ -21,7 +21,7 @@ from llamakit.models.plan import build_plan
 from llamakit.models.plan_options import PlanOptions
 from llamakit.models.ports import assign_ports
 from llamakit.smoke import stand_in
-from support.models import embedding_model, random_model, script_model, sharded_model
+from support.models import embedding_model, random_model, script_model, sharded_model, tools_model
 
 
 class Place:
@@ -194,6 +194,7 @@ def test_a_route_has_what_the_proxy_needs(place: Place) -> None:
         "kind": "chat",
         "n_ctx": 4096,
         "logprobs": False,
+        "tools": "none",
         "backends": [
             {
                 "url": "http://127.0.0.1:8010",
@@ -311,6 +312,19 @@ def test_a_sharded_model_copied_beside_the_others_is_found(place: Place) -> None
     plan = place.plan()
     assert [model["id"] for model in plan["models"]] == ["s"]
     assert plan["models"][0]["state"] == "present"
+
+
+def test_tools_are_known_by_the_file_and_can_be_overridden(place: Place) -> None:
+    tools_model(place.models, "first.gguf")
+
+    def route() -> Any:
+        return place.plan()["routes"]["models"][0]["tools"]
+
+    assert route() == "hermes"
+    place.write(entry("first", tools="llama3"))
+    assert route() == "llama3"
+    place.write_routes({"id": "first", "tools": "none"})
+    assert route() == "none"
 
 
 def test_routes_can_be_overridden_and_added(place: Place) -> None:

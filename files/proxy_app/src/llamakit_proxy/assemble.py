@@ -12,6 +12,9 @@ class Assembly:
         self._chunks = chunks
         self._first: dict[str, Any] | None = None
         self._texts: list[str] = []
+        self._calls: list[dict[str, Any]] = []
+        self._arguments: list[str] = []
+        """Of the last call."""
         self._logprobs: dict[str, list[Any]] = {}
 
     def add(self, chunk: dict[str, Any]) -> None:
@@ -20,7 +23,7 @@ class Assembly:
             self._first = chunk
         choice = chunk["choices"][0]
         if self._chunks.style.chat:
-            self._texts.append(self._delta_text(choice["delta"]))
+            self._add_delta(choice["delta"])
         else:
             self._texts.append(choice["text"])
         for name, values in (choice.get("logprobs") or {}).items():
@@ -42,10 +45,30 @@ class Assembly:
             answer["usage"] = self._chunks.usage.document()
         return answer
 
+    def _add_delta(self, delta: dict[str, Any]) -> None:
+        self._texts.append(delta.get("content") or "")
+        for call in delta.get("tool_calls") or ():
+            self._add_call(call, call["function"])
+        if function := delta.get("function_call"):
+            self._add_call(function, function)
+
+    def _add_call(self, call: dict[str, Any], function: dict[str, Any]) -> None:
+        """The beginning of a call, or more of its arguments."""
+        if "name" in function:
+            self._close_call()
+            self._calls.append(call)
+        self._arguments.append(function["arguments"])
+
+    def _close_call(self) -> None:
+        if self._calls:
+            call = self._calls[-1]
+            call.get("function", call)["arguments"] = "".join(self._arguments)
+        self._arguments.clear()
+
     def _choice(self, finish_reason: str) -> dict[str, Any]:
         text = "".join(self._texts)
         style = self._chunks.style
-        choice: dict[str, Any] = {"index": 0}
+        choice: dict[str, Any] = {"index": style.index}
         if style.chat:
             choice["message"] = self._message(text)
         else:
@@ -60,19 +83,13 @@ class Assembly:
         return dict(self._logprobs)
 
     def _message(self, text: str) -> dict[str, Any]:
-        style = self._chunks.style
-        if style.tool is None:
-            return {"role": "assistant", "content": text}
-        function = {"name": style.tool, "arguments": text}
-        if style.legacy_function:
-            return {"role": "assistant", "content": None, "function_call": function}
-        call = {"id": self._chunks.call_id, "type": "function", "function": function}
-        return {"role": "assistant", "content": None, "tool_calls": [call]}
-
-    @staticmethod
-    def _delta_text(delta: dict[str, Any]) -> str:
-        if calls := delta.get("tool_calls"):
-            return str(calls[0]["function"]["arguments"])
-        if call := delta.get("function_call"):
-            return str(call["arguments"])
-        return delta.get("content") or ""
+        if not self._calls:
+            return {"role": "assistant", "content": text, "refusal": None}
+        self._close_call()
+        message = {"role": "assistant", "content": text or None, "refusal": None}
+        if self._chunks.style.legacy_function:
+            return {**message, "function_call": self._calls[0]}
+        calls = [
+            {key: value for key, value in call.items() if key != "index"} for call in self._calls
+        ]
+        return {**message, "tool_calls": calls}

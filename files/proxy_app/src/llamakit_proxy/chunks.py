@@ -1,11 +1,13 @@
 """What a backend's stream says: its chunks, one by one, and how the answer as a whole ended."""
 
-import secrets
 from dataclasses import dataclass
 from typing import Any
 
 from . import wire
 from .errors import ApiError, invalid
+from .tool_calls import Call, Calling, CallReader, Dialect
+
+Chunk = dict[str, Any]
 
 _UNFINISHED = b'"finish_reason": null'
 _UNFINISHED_COMPACT = b'"finish_reason":null'
@@ -21,16 +23,26 @@ class Style:
     include_usage: bool = False
     tool: str | None = None
     """The function the model was made to call; its arguments are what the backend generates."""
+    calling: Calling | None = None
+    """How calls are found in what the backend generates."""
     legacy_function: bool = False
     """The client speaks of ``functions``, not ``tools``."""
     top_logprobs: int | None = None
     n_ctx: int = 0
-    max_tokens: int = 0
+    index: int = 0
+    """Which of the answer's choices this stream is."""
+    answer_id: str | None = None
+    """The id that all choices of the answer have; None for the backend's own."""
 
     @property
     def plain(self) -> bool:
         """Whether ordinary chunks are already what the client should see."""
-        return self.tool is None and self.top_logprobs is None
+        return (
+            self.tool is None
+            and self.calling is None
+            and self.top_logprobs is None
+            and self.answer_id is None
+        )
 
 
 @dataclass(slots=True)
@@ -61,27 +73,25 @@ class Chunks:
         self.finish_reason: str | None = None
         self.done = False
         self._plain = style.plain
-        self._call_id = f"call_{secrets.token_hex(12)}"
-        self._named = False
-        self._last: dict[str, Any] | None = None
+        self._reader = None if style.calling is None else CallReader(style.calling)
+        self._dialect = Dialect() if style.calling is None else style.calling.dialect
+        self._calls = 0
+        self._last: Chunk | None = None
 
-    def read(self, payload: bytes) -> bytes | None:
-        """The chunk for the client as JSON, or None when there is nothing to show for this one.
+    def read(self, payload: bytes) -> list[bytes]:
+        """The chunks for the client as JSON; none when there is nothing to show for this one.
 
         ApiError when the backend reports a failure or what it sent can't be read.
         """
         if self._plain and (_UNFINISHED in payload or _UNFINISHED_COMPACT in payload):
-            return payload
-        chunk = self.parse(payload)
-        if chunk is None:
-            return None
-        return wire.encode_leniently(chunk)
+            return [payload]
+        return [wire.encode_leniently(chunk) for chunk in self.parse(payload)]
 
-    def parse(self, payload: bytes) -> dict[str, Any] | None:
-        """Like ``read``, as a document."""
+    def parse(self, payload: bytes) -> list[Chunk]:
+        """Like ``read``, as documents."""
         if payload == b"[DONE]":
             self.done = True
-            return None
+            return []
         try:
             chunk = wire.decode(payload)
             if "error" in chunk:
@@ -92,22 +102,26 @@ class Chunks:
                 self.usage = Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
                 chunk.pop("usage")
             if not choices:
-                return None
+                return []
             choice = choices[0]
             reason = choice["finish_reason"]
             if self.style.top_logprobs is not None:
                 _trim_logprobs(choice, self.style)
-            if self.style.tool is not None and not self._rewrite_call(choice):
-                return None
+            if self.style.answer_id is not None:
+                chunk["id"], choice["index"] = self.style.answer_id, self.style.index
+            deltas = self._deltas(choice)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ApiError(
                 502, "backend_error", "The model server sent something that can't be read."
             ) from error
         if reason is None:
-            return dict(chunk)
-        self.finish_reason = reason
+            return [chunk] if deltas is None else _spread(chunk, deltas)
+        chunks = _spread({**chunk, "choices": [{**choice, "finish_reason": None}]}, deltas or [])
+        if deltas is not None:
+            choice["delta"] = {}
+        choice["finish_reason"] = self.finish_reason = self._reason(reason)
         self._last = chunk
-        return None
+        return chunks
 
     def check_end(self) -> None:
         """ApiError 502 unless the stream came to its proper end."""
@@ -118,62 +132,71 @@ class Chunks:
                 "The model server ended the answer before it was complete.",
             )
 
-    def closing(self) -> list[dict[str, Any]]:
+    def closing(self) -> list[Chunk]:
         """The last chunks: the one with the finish reason, then usage when it was asked for."""
         last = self._last
         if last is None:
             return []
-        choice = last["choices"][0]
-        if self.style.tool is not None:
-            choice["delta"] = {}
-            choice["finish_reason"] = self._call_reason()
         chunks = [last]
         if self.style.include_usage and self.usage is not None:
             chunks.append({**last, "choices": [], "usage": self.usage.document()})
         return chunks
 
-    @property
-    def call_id(self) -> str:
-        """The id of the one tool call in this answer."""
-        return self._call_id
+    def _reason(self, reason: str) -> str:
+        """Why the answer ended; calls that are cut off end by their length."""
+        if reason != "stop" or not self._calls:
+            return reason
+        return "function_call" if self.style.legacy_function else "tool_calls"
 
-    def _call_reason(self) -> str:
-        """The backend says "tool_calls" also when it was cut off in the middle of the arguments;
-        the counts tell."""
-        style, usage = self.style, self.usage
-        if usage is not None and (
-            usage.completion_tokens >= style.max_tokens
-            or usage.prompt_tokens + usage.completion_tokens >= style.n_ctx
-        ):
-            self.finish_reason = "length"
-        else:
-            self.finish_reason = "function_call" if style.legacy_function else "tool_calls"
-        return self.finish_reason
+    def _deltas(self, choice: dict[str, Any]) -> list[dict[str, Any]] | None:
+        """What the client gets of a choice with calls; None for the choice as it is."""
+        if self._reader is None and self.style.tool is None:
+            return None
+        text = choice["delta"].get("content") or ""
+        begins, over = bool(choice["delta"].get("role")), choice["finish_reason"] is not None
+        deltas: list[dict[str, Any]] = []
+        if self._reader is None:
+            if begins:
+                head = self._call_delta(Call(self.style.tool or "", ""))
+                deltas.append({"role": "assistant", "content": None, **head})
+            if text:
+                deltas.append(self._more_arguments(text))
+            return deltas
+        if begins:
+            deltas.append({"role": "assistant", "content": None})
+        found = self._reader.feed(text) + (self._reader.finish() if over else [])
+        deltas += [
+            {"content": part} if isinstance(part, str) else self._call_delta(part) for part in found
+        ]
+        if not deltas and choice.get("logprobs"):
+            # They are of text that is held back until it is known not to be a call.
+            deltas.append({"content": ""})
+        return deltas
 
-    def _rewrite_call(self, choice: dict[str, Any]) -> bool:
-        """Write the delta of a tool call as OpenAI does: id and name once, then arguments alone.
-
-        False when the delta then has nothing to say.
-        """
-        if choice["finish_reason"] is not None:
-            return True
-        delta = choice["delta"]
-        calls = delta.get("tool_calls")
-        if not calls:
-            choice["delta"] = {"role": "assistant", "content": None}
-            return bool(delta.get("role"))
-        function = {"arguments": calls[0]["function"]["arguments"]}
-        first, self._named = not self._named, True
-        if first:
-            function = {"name": self.style.tool, **function}
+    def _call_delta(self, call: Call) -> dict[str, Any]:
+        """The delta that begins a call; the arguments may go on in others."""
+        function = {"name": call.name, "arguments": call.arguments}
+        index, self._calls = self._calls, self._calls + 1
         if self.style.legacy_function:
-            choice["delta"] = {"function_call": function}
-        elif first:
-            call = {"index": 0, "id": self._call_id, "type": "function", "function": function}
-            choice["delta"] = {"tool_calls": [call]}
-        else:
-            choice["delta"] = {"tool_calls": [{"index": 0, "function": function}]}
-        return True
+            return {"function_call": function}
+        call_id = self._dialect.call_id()
+        entry = {"index": index, "id": call_id, "type": "function", "function": function}
+        return {"tool_calls": [entry]}
+
+    def _more_arguments(self, text: str) -> dict[str, Any]:
+        if self.style.legacy_function:
+            return {"function_call": {"arguments": text}}
+        return {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
+
+
+def _spread(chunk: Chunk, deltas: list[dict[str, Any]]) -> list[Chunk]:
+    """One chunk for each delta; the log probabilities go with the first."""
+    choice = chunk["choices"][0]
+    spread = []
+    for delta in deltas:
+        spread.append({**chunk, "choices": [{**choice, "delta": delta}]})
+        choice = {**choice, "logprobs": None}
+    return spread
 
 
 def failure(error: object, style: Style | None = None) -> ApiError:

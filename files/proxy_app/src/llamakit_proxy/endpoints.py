@@ -11,6 +11,7 @@ from .attempts import complete
 from .embeddings import Embedder
 from .errors import ApiError, invalid
 from .exchange import Exchange
+from .fan_out import FanOut
 from .limits import prompt_estimate
 from .queue import Place
 from .relay import Relay
@@ -71,16 +72,29 @@ async def embedding(service: Service, exchange: Exchange) -> None:
 
 async def _generate(service: Service, exchange: Exchange, route: Route, prepared: Prepared) -> None:
     exchange.stream = prepared.stream
-    body = request_body.dump(prepared.document)
-    completion: int = prepared.document["max_tokens"]
-    prompt = min(prompt_estimate(len(body)), max(1, route.n_ctx - completion))
+    documents = [prepared.document, *prepared.others]
+    bodies = [request_body.dump(document) for document in documents]
+    completion = sum(document["max_tokens"] for document in documents)
+    most = max(1, route.n_ctx - prepared.document["max_tokens"])
+    # A prompt is read once, however many choices it has.
+    prompts = bodies[:: len(bodies) // prepared.prompts]
+    prompt = sum(min(prompt_estimate(len(body)), most) for body in prompts)
     await service.limits.reserve(exchange, prompt, completion)
     _measure_overhead(exchange)
     exchange.watch_client()
-    relay = Relay(exchange, prepared, body, service.settings)
-    try:
-        with _enter(service, exchange, route, prepared.document) as place:
+
+    async def ask(relay: Relay) -> None:
+        """One generation: a place in the queue, then all that a backend says."""
+        with _enter(service, exchange, route, relay.request) as place:
             await complete(exchange, service.backends, place, relay)
+
+    if prepared.others:
+        places = sum(backend.capacity for backend in route.backends)
+        await FanOut(exchange, prepared, bodies, service.settings).run(ask, at_a_time=places)
+        return
+    relay = Relay(exchange, prepared, bodies[0], service.settings)
+    try:
+        await ask(relay)
         exchange.enter(None)
         await relay.deliver()
     finally:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 from . import sse, wire
 from .assemble import Assembly
@@ -36,8 +37,12 @@ class Relay:
         self._body = body
         self._stall_seconds = settings.stall_timeout_seconds
         self._first_seconds = max(settings.stall_timeout_seconds, settings.queue_timeout_seconds)
+        self._chunks = Chunks(prepared.style)
+        self._assembly = Assembly(self._chunks)
+        self._splitter = sse.Splitter()
         self._connection: Connection | None = None
         self._begun: Callable[[], None] = _nothing
+        self._attempted = False
         self.committed = False
         """Whether the client has something of the answer."""
         self._heart_beats = False
@@ -46,6 +51,11 @@ class Relay:
             loop, self._first_seconds, lambda: exchange.interrupt(Cause.BACKEND_STALLED)
         )
         self._silence = Watchdog(loop, HEARTBEAT_SECONDS, self._beat)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What is asked of a backend."""
+        return self._prepared.document
 
     async def wait(self, place: Place) -> None:
         """Wait in the queue, with a sign of life for a streaming client now and then."""
@@ -60,12 +70,14 @@ class Relay:
         """Ask the backend and read its answer to the end; a streaming client has all of it but
         the last then. Calls ``begun`` at the first token. Raises ApiError."""
         exchange = self._exchange
-        self._chunks = Chunks(self._prepared.style)
-        self._splitter = sse.Splitter()
-        self._begun = begun
-        if exchange.ttft_seconds is not None:
-            # Another backend broke off in the middle.
+        if self._attempted:
+            # Another backend failed, perhaps in the middle: nothing it said counts.
+            self._chunks = Chunks(self._prepared.style)
+            self._assembly = Assembly(self._chunks)
+            self._splitter = sse.Splitter()
             self._progress.allow(self._first_seconds)
+        self._attempted = True
+        self._begun = begun
         self._progress.start()
         try:
             self._connection = connection = await upstream.post(
@@ -103,11 +115,11 @@ class Relay:
         """Give the client the rest. The backend is done by now: its place can be another's."""
         exchange = self._exchange
         if not self._prepared.stream:
-            await exchange.respond(200, self._rest)
+            await exchange.respond(200, wire.encode_leniently(self._assembly.document()))
             return
         if not exchange.started:
             await exchange.start_stream()
-        await exchange.end_stream(self._rest)
+        await exchange.end_stream(self._rest + sse.DONE)
 
     def close(self) -> None:
         """End the timers."""
@@ -135,18 +147,15 @@ class Relay:
             if error is not None:
                 raise error
         chunks.check_end()
-        closing = [sse.event(wire.encode_leniently(chunk)) for chunk in chunks.closing()]
-        self._rest = b"".join([*closing, sse.DONE])
+        self._rest = b"".join(sse.event(wire.encode_leniently(chunk)) for chunk in chunks.closing())
 
     def _translate(self, payloads: list[bytes]) -> tuple[bytes, ApiError | None]:
         """What the client gets for these events, and the failure they end with, if they do."""
-        out = []
+        out: list[bytes] = []
         try:
             for payload in payloads:
-                chunk = self._chunks.read(payload)
+                out.extend(map(sse.event, self._chunks.read(payload)))
                 self._note_first()
-                if chunk is not None:
-                    out.append(sse.event(chunk))
         except ApiError as error:
             return b"".join(out), error
         return b"".join(out), None
@@ -168,15 +177,12 @@ class Relay:
 
     async def _whole(self, connection: Connection) -> None:
         chunks = self._chunks
-        assembly = Assembly(chunks)
         while not chunks.done:
             for payload in await self._payloads(connection):
-                chunk = chunks.parse(payload)
+                for chunk in chunks.parse(payload):
+                    self._assembly.add(chunk)
                 self._note_first()
-                if chunk is not None:
-                    assembly.add(chunk)
         chunks.check_end()
-        self._rest = wire.encode_leniently(assembly.document())
 
     # -- from the backend ----------------------------------------------------------------------
 
@@ -203,7 +209,8 @@ class Relay:
         begun, self._begun = self._begun, _nothing
         if begun is not _nothing:
             exchange = self._exchange
-            exchange.ttft_seconds = time.perf_counter() - exchange.started_at
+            if exchange.ttft_seconds is None:
+                exchange.ttft_seconds = time.perf_counter() - exchange.started_at
             self._progress.allow(self._stall_seconds)
             begun()
 

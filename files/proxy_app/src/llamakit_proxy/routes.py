@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 
 from .errors import ApiError
 from .settings import SettingsError
+from .tool_calls import DIALECTS
 
 Kind = Literal["chat", "embedding"]
 MAX_NAME = 256
+NO_TOOLS = "none"
 
 
 class RoutesError(SettingsError):
@@ -48,6 +50,8 @@ class Route:
     logprobs: bool
     """Whether the backend was started so that it can report log probabilities."""
     backends: tuple[Backend, ...]
+    tools: str | None = None
+    """The dialect in which the model writes calls of tools; None when it knows no tools."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,6 +116,10 @@ def parse(
         kind = _get(model, "kind", str, where)
         if kind not in ("chat", "embedding"):
             raise RoutesError(f"{where}.kind is {kind!r}; expected 'chat' or 'embedding'")
+        tools = _get(model, "tools", str, where, NO_TOOLS)
+        if tools not in (*DIALECTS, NO_TOOLS):
+            expected = ", ".join([*DIALECTS, NO_TOOLS])
+            raise RoutesError(f"{where}.tools is {tools!r}; expected one of {expected}")
         routes.append(
             Route(
                 id=_name(_get(model, "id", str, where), f"{where}.id"),
@@ -129,6 +137,7 @@ def parse(
                 ),
                 logprobs=_get(model, "logprobs", bool, where, False),
                 backends=tuple(backends),
+                tools=None if tools == NO_TOOLS else tools,
             )
         )
     return RoutingTable(routes)

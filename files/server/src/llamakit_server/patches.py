@@ -6,9 +6,11 @@ Each patch is one function that says what goes wrong without it. ``apply`` must 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib
+import json
 import math
 import re
 import sys
@@ -18,6 +20,11 @@ from typing import Any
 EXPECTED_VERSION = "0.3.36"
 MAX_GRAMMAR_CHARACTERS = 200_000
 MAX_GRAMMAR_GROUPS = 3000  # llama.cpp's grammar parser recurses; 100 000 overflow its stack
+
+# What models write around a call of a tool; in some vocabularies these are control tokens.
+CALL_MARKS = frozenset(
+    [b"<tool_call>", b"</tool_call>", b"<|python_tag|>", b"[TOOL_CALLS]", b"[CALL_ID]", b"[ARGS]"]
+)
 
 Chunk = dict[str, Any]
 
@@ -43,6 +50,7 @@ def apply() -> None:
     accept_typical_p()
     count_tokens()
     finish_streams()
+    render_calls()
     refuse_long_embeddings()
     hide_inputs()
     patch_server()
@@ -105,7 +113,8 @@ def guard_token_ids() -> None:
 
     The pieces are kept as well: the server asks for the whole answer's text after every token, and
     looking each one up again makes long answers quadratically slow. Pieces over 32 bytes are no
-    longer dropped (abetlen/llama-cpp-python#2362).
+    longer dropped (abetlen/llama-cpp-python#2362). Control tokens that mark a call of a tool are
+    text, for without them nobody could tell the call from an answer.
     """
     internals, llama_cpp = module("llama_cpp._internals"), module("llama_cpp.llama_cpp")
 
@@ -114,6 +123,9 @@ def guard_token_ids() -> None:
         while True:
             buffer = ctypes.create_string_buffer(size)
             length = llama_cpp.llama_token_to_piece(model.vocab, token, buffer, size, 0, special)
+            if length == 0 and not special:
+                mark = piece(model, token, special=True)
+                return mark if mark in CALL_MARKS else b""
             if length >= 0:
                 return buffer.raw[:length]
             size = -length
@@ -250,6 +262,46 @@ def refuse_minimum_under_grammar(request: Mapping[str, Any]) -> None:
     )
     if request.get("logits_processor") and constrained:
         raise InvalidGrammarError("min_tokens can't be combined with a grammar")
+
+
+def render_calls() -> None:
+    """Chat templates want the arguments of a call as an object, and OpenAI's clients send a text.
+
+    Most templates write them as JSON, which makes a text within a text of a text, and models then
+    imitate that. What a template can't take ends as an error of jinja2, whatever it was.
+    """
+    formatter = module("llama_cpp.llama_chat_format").Jinja2ChatFormatter
+    render, jinja2 = formatter.__call__, module("jinja2")
+
+    @functools.wraps(render)
+    def rendering(self: Any, *, messages: list[dict[str, Any]], **kwargs: Any) -> Any:
+        decoded = [with_decoded_calls(message) for message in messages]
+        # A template that joins the arguments to other text needs them as they came.
+        for candidate in (decoded, messages):
+            try:
+                return render(self, messages=candidate, **kwargs)
+            except TypeError:
+                continue
+            except Exception:
+                break
+        raise jinja2.TemplateRuntimeError("the template refuses the conversation")
+
+    formatter.__call__ = rendering
+
+
+def with_decoded_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with the arguments of its calls as objects, where they are JSON."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = dict(call["function"])
+        with contextlib.suppress(ValueError, RecursionError):
+            arguments = json.loads(function["arguments"])
+            if isinstance(arguments, dict):
+                function["arguments"] = arguments
+        calls.append({**call, "function": function})
+    return {**message, "tool_calls": calls}
 
 
 def refuse_long_embeddings() -> None:

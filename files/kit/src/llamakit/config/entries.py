@@ -48,6 +48,7 @@ class ModelEntry:
     kind: Kind | None  # None: what the file says
     port: int | None
     max_tokens: int | None
+    tools: str | None  # None: what the file says
     settings: Mapping[str, Any]
     where: str
 
@@ -75,6 +76,7 @@ class Config:
                     "kind": entry.kind,
                     "port": entry.port,
                     "max_tokens": entry.max_tokens,
+                    "tools": entry.tools,
                     "settings": dict(entry.settings),
                     "where": entry.where,
                 }
@@ -128,6 +130,7 @@ def _entry(model: Mapping[str, Any]) -> ModelEntry:
         kind=model["kind"],
         port=model["port"],
         max_tokens=model["max_tokens"],
+        tools=model["tools"],
         settings=model["settings"],
         where=model["where"],
     )

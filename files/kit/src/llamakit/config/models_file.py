@@ -15,7 +15,7 @@ from llamakit.config.yaml_source import YamlSource, load_yaml
 from llamakit.engines import DEFAULT_ENGINE, engines
 from llamakit.models.shards import ShardName, file_names, stem_of
 
-MODEL_KEYS = frozenset(["id", "aliases", "source", "engine", "kind", "port", "max_tokens"])
+MODEL_KEYS = frozenset(["id", "aliases", "source", "engine", "kind", "port", "max_tokens", "tools"])
 
 
 def load_models(file: Path) -> list[ModelEntry]:
@@ -52,6 +52,7 @@ def _entry(source: YamlSource, index: int, model: Mapping[str, Any]) -> ModelEnt
         kind=kind,
         port=model.get("port"),
         max_tokens=model.get("max_tokens"),
+        tools=model.get("tools"),
         settings=settings,
         where=source.where(["models", index]),
     )

@@ -15,6 +15,7 @@ from llamakit.models.memory import estimate_memory
 from llamakit.models.plan_options import PlanOptions
 from llamakit.models.ports import assign_ports
 from llamakit.models.routes import derive_route, merge_routes
+from llamakit.models.tool_dialect import NO_TOOLS, tool_dialect
 from llamakit.smoke.stand_in import CONTEXT_LENGTH, SMOKE_ID, stand_in
 
 
@@ -31,6 +32,7 @@ class Candidate:
     source: Source | None
     settings: dict[str, Any]
     max_tokens: int | None = None
+    tools: str | None = None
     fixed_port: int | None = None
     port: int = 0
     stand_in: bool = False
@@ -107,6 +109,7 @@ def _listed(entry: ModelEntry, models_dir: Path) -> Candidate:
         source=entry.source,
         settings=dict(entry.settings),
         max_tokens=entry.max_tokens,
+        tools=entry.tools,
         fixed_port=entry.port,
         where=entry.where,
     )
@@ -277,6 +280,7 @@ def _describe(candidate: Candidate, running: bool, options: PlanOptions) -> dict
         "server": engine.server_settings(options.bind_host, candidate.port),
         "n_ctx": settings["n_ctx"],
         "max_tokens": candidate.max_tokens,
+        "tools": candidate.tools or tool_dialect(header, settings) or NO_TOOLS,
         "capacity": engine.capacity,
         "stand_in": candidate.stand_in,
         "memory_bytes": estimate_memory(max(on_disk, sum(filter(None, sizes))), header, settings),

@@ -9,6 +9,7 @@ from typing import Any
 from llamakit.config.entries import Route
 from llamakit.config.problems import ConfigError, Problem
 from llamakit.engines import DEFAULT_ENGINE, engines
+from llamakit.models.tool_dialect import NO_TOOLS
 from llamakit.smoke.stand_in import SMOKE_ID
 
 KEY_SECRET = "llama_api_key"  # noqa: S105 - the name of a file, not a secret
@@ -30,6 +31,7 @@ def derive_route(model: dict[str, Any]) -> Route:
         "n_ctx": model["n_ctx"],
         **limit,
         "logprobs": bool(model["settings"]["logits_all"]),
+        "tools": model["tools"],
         "backends": [
             {
                 "url": f"http://{address}:{model['port']}",
@@ -74,6 +76,7 @@ def _remote(model_id: str) -> Route:
         "kind": "chat",
         "n_ctx": 4096,
         "logprobs": False,
+        "tools": NO_TOOLS,
         "backends": [],
     }
 

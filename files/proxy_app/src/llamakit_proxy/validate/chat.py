@@ -7,7 +7,7 @@ from llamakit_proxy.chunks import Style
 from llamakit_proxy.errors import invalid
 from llamakit_proxy.routes import Route
 
-from . import messages, sampling, tools
+from . import messages, sampling, tools, turns
 from .fields import Field, accept, describe, require, table
 from .prepared import Prepared
 
@@ -37,17 +37,22 @@ FIELDS = table(
         "translated",
         "`text`, `json_object`, or `json_schema` within the supported part of JSON Schema.",
     ),
-    Field("tools", "array", "translated", "Functions, one of which the model can be made to call."),
+    Field("tools", "array", "translated", "Functions the model may call, or is made to call."),
     Field(
         "tool_choice",
         "any",
         "translated",
-        "A function, `required` with exactly one tool, or `none`. `auto` is refused when there "
-        "are tools: the backend can't choose.",
+        "A function, `required` with one tool, or `none`. `auto`, and `required` with several, "
+        "where the model's chat template knows tools.",
     ),
     Field("functions", "array", "translated", "The older form of `tools`."),
     Field("function_call", "any", "translated", "The older form of `tool_choice`."),
-    Field("parallel_tool_calls", "boolean", "ignored", "There is one call per answer."),
+    Field(
+        "parallel_tool_calls",
+        "boolean",
+        "translated",
+        "Default true; with false an answer has one call, and those after it are dropped.",
+    ),
     Field("store", "boolean", "ignored", _NOTHING_STORED),
     Field("metadata", "object", "ignored", _NOTHING_STORED),
     Field("service_tier", "string", "ignored", "There is one tier."),
@@ -75,25 +80,38 @@ def prepare(body: dict[str, Any], route: Route) -> Prepared:
     require(accepted, ("messages",))
     include_usage = sampling.wants_usage(accepted)
     document = sampling.settle(accepted, route, route.max_tokens)
-    document["messages"] = messages.repair(accepted["messages"])
+    document["messages"] = turns.fit(messages.repair(accepted["messages"]), route)
     top_logprobs = _logprobs(accepted, route, document)
-    forced = tools.choose(accepted)
-    if forced is not None:
-        document.update(forced.upstream())
-    _response_format(accepted.get("response_format"), document, forced=forced is not None)
+    chosen = tools.choose(accepted, route)
+    if chosen.shown:
+        document["tools"] = chosen.shown
+    wanted = _response_format(accepted.get("response_format"))
+    if chosen.schema is not None:
+        # The answer is the call, so that there is none for a response_format to hold for.
+        wanted = {"type": "json_object", "schema": chosen.schema}
+    elif wanted is not None and chosen.calling is not None:
+        raise invalid(
+            "'response_format' can't be enforced while the model may also call a tool. "
+            "Set 'tool_choice' to \"none\" or to a function, or leave 'response_format' out.",
+            param="response_format",
+            code="unsupported_parameter",
+        )
+    if wanted is not None:
+        document["response_format"] = wanted
     return Prepared(
         path=PATH,
         document=document,
         style=Style(
             chat=True,
             include_usage=include_usage,
-            tool=None if forced is None else forced.name,
-            legacy_function=forced is not None and forced.legacy,
+            tool=chosen.forced,
+            calling=chosen.calling,
+            legacy_function=chosen.legacy,
             top_logprobs=top_logprobs,
             n_ctx=route.n_ctx,
-            max_tokens=document["max_tokens"],
         ),
         stream=accepted.get("stream", False),
+        others=sampling.repeat(document, accepted.get("n", 1)),
     )
 
 
@@ -120,13 +138,11 @@ def no_logprobs() -> Exception:
     )
 
 
-def _response_format(
-    value: dict[str, Any] | None, document: dict[str, Any], *, forced: bool
-) -> None:
-    """JSON mode. With a forced function the answer is that function's arguments anyway."""
+def _response_format(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the backend is told of JSON mode; None for ordinary text."""
     kind = None if value is None else value.get("type")
     if value is None or kind == "text":
-        return
+        return None
     if kind == "json_object":
         wanted: dict[str, Any] = {"type": "json_object"}
         if value.get("schema") is not None:
@@ -147,5 +163,4 @@ def _response_format(
             f"not {describe(kind) if not isinstance(kind, str) else 'another one'}.",
             param="response_format",
         )
-    if not forced:
-        document["response_format"] = wanted
+    return wanted

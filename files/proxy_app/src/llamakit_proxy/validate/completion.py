@@ -13,17 +13,19 @@ from .prepared import Prepared
 
 PATH = "/v1/completions"
 DEFAULT_TOKENS = 16
+MAX_PROMPTS = 32
+MAX_ANSWERS = 32
 
 FIELDS = table(
     Field(
         "prompt",
         "any",
-        "works",
-        "One text, or an array with one text. It is taken as it is: control tokens in it count.",
+        "translated",
+        f"A text or up to {MAX_PROMPTS} texts. They are taken as they are: control tokens count.",
     ),
     *sampling.FIELDS,
     Field("logprobs", "integer", "works", "Only for a model whose route says so.", 0, 5),
-    Field("best_of", "integer", "works", "One answer per request.", 1, 1),
+    Field("best_of", "integer", "works", "The same as `n`: all answers are given.", 1, 8),
     Field(
         "echo", "boolean", "refused", "'echo' is not supported by this server.", neutral=(False,)
     ),
@@ -39,34 +41,54 @@ def prepare(body: dict[str, Any], route: Route) -> Prepared:
     require(accepted, ("prompt",))
     include_usage = sampling.wants_usage(accepted)
     document = sampling.settle(accepted, route, DEFAULT_TOKENS)
-    document["prompt"] = _prompt(accepted["prompt"])
+    prompts = _prompts(accepted["prompt"])
+    count = _count(accepted, len(prompts))
     logprobs = accepted.get("logprobs")
     if logprobs is not None:
         if not route.logprobs:
             raise no_logprobs()
         document["logprobs"] = logprobs
+    requests = []
+    for prompt in prompts:
+        request = {**document, "prompt": prompt}
+        requests += [request, *sampling.repeat(request, count)]
     return Prepared(
         path=PATH,
-        document=document,
-        style=Style(
-            chat=False,
-            include_usage=include_usage,
-            n_ctx=route.n_ctx,
-            max_tokens=document["max_tokens"],
-        ),
+        document=requests[0],
+        style=Style(chat=False, include_usage=include_usage, n_ctx=route.n_ctx),
         stream=accepted.get("stream", False),
+        others=tuple(requests[1:]),
+        prompts=len(prompts),
     )
 
 
-def _prompt(value: Any) -> str:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        problem = "one prompt per request is supported"
-    elif isinstance(value, list) and value:
-        problem = "token ids are not supported, only text"
-    else:
-        problem = f"it must be a text that is not empty, not {describe(value)}"
-    raise invalid(f"'prompt': {problem}.", param="prompt")
+def _prompts(value: Any) -> list[str]:
+    prompts = [value] if isinstance(value, str) else value
+    if not isinstance(prompts, list) or not 0 < len(prompts) <= MAX_PROMPTS:
+        problem = f"it must be a text or an array of 1 to {MAX_PROMPTS} texts"
+        raise invalid(f"'prompt': {problem}, not {describe(value)}.", param="prompt")
+    for prompt in prompts:
+        if isinstance(prompt, int | list) and not isinstance(prompt, bool):
+            raise invalid("'prompt': token ids are not supported, only text.", param="prompt")
+        if not isinstance(prompt, str) or not prompt:
+            problem = f"every prompt must be a text that is not empty, not {describe(prompt)}"
+            raise invalid(f"'prompt': {problem}.", param="prompt")
+    return prompts
+
+
+def _count(accepted: dict[str, Any], prompts: int) -> int:
+    """Answers for each prompt."""
+    count: int = accepted.get("n", 1)
+    if accepted.get("best_of", count) != count:
+        raise invalid(
+            f"'best_of' is {accepted['best_of']} and 'n' is {count}; expected the same, "
+            "because all answers are given.",
+            param="best_of",
+        )
+    if count * prompts > MAX_ANSWERS:
+        raise invalid(
+            f"{prompts} prompts with n={count} are {count * prompts} answers; "
+            f"expected at most {MAX_ANSWERS}.",
+            param="n" if count > 1 else "prompt",
+        )
+    return count

@@ -18,6 +18,10 @@ class Prepared:
     """How the client wants the answer written."""
     stream: bool
     """Whether the client wants it as a stream."""
+    others: tuple[dict[str, Any], ...] = ()
+    """The backend's requests for the choices after the first, in their order."""
+    prompts: int = 1
+    """How many prompts there are; the choices of each follow one another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from llamakit_proxy.routes import Route
 
 from .fields import Field, describe
 
+MAX_CHOICES = 8
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_BIASES = 1024
@@ -58,7 +59,7 @@ FIELDS = (
         "works",
         f"Token ids to -100..100, up to {MAX_BIASES} of them.",
     ),
-    Field("n", "integer", "works", "One answer per request.", 1, 1),
+    Field("n", "integer", "translated", "Answers, made one after the other.", 1, MAX_CHOICES),
     Field("user", "string", "ignored", "Who asks is known from the key."),
     Field(
         "grammar",
@@ -122,6 +123,12 @@ def settle(accepted: Mapping[str, Any], route: Route, default_tokens: int) -> di
     if accepted.get("logit_bias"):
         upstream["logit_bias"] = _biases(accepted["logit_bias"])
     return upstream
+
+
+def repeat(document: dict[str, Any], count: int) -> tuple[dict[str, Any], ...]:
+    """The backend's requests for the answers after the first: the seeds tell them apart."""
+    seed = document["seed"]
+    return tuple({**document, "seed": (seed + number) % SEEDS} for number in range(1, count))
 
 
 def wants_usage(accepted: Mapping[str, Any]) -> bool:

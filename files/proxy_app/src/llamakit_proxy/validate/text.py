@@ -15,6 +15,7 @@ _MARKS = re.compile(
     | <(?=/?s>|(?:unk|pad|bos|eos|mask|cls|sep)>)      # <s>, </s>, <unk>, ...
     | <(?=/?(?:start|end)_of_(?:turn|image)>)          # Gemma
     | <(?=<\/?SYS>>)                                   # Llama 2
+    | <(?=/?tool_(?:call|response)>)                   # Qwen, Hermes
     | \[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS|TOOL_CONTENT
               |ARGS|CALL_ID|IMG|IMG_BREAK|IMG_END|PREFIX|MIDDLE|SUFFIX)\])  # Mistral
     """,
