@@ -47,6 +47,7 @@ _TARGETS = {
     target.template: target
     for target in (
         Target("/v1/chat/completions", "POST", endpoints.chat),
+        Target("/v1/responses", "POST", endpoints.response),
         Target("/v1/completions", "POST", endpoints.completion),
         Target("/v1/embeddings", "POST", endpoints.embedding),
         Target("/v1/models", "GET", endpoints.list_models),
@@ -116,9 +117,7 @@ class Application:
         self._check_limit(exchange, identity)
         if target is None:
             if exchange.path == UNKNOWN:
-                raise ApiError(
-                    404, "not_found", "There is nothing at this path.", type="invalid_request_error"
-                )
+                raise _nothing_at(exchange.scope["path"])
         elif exchange.method == "OPTIONS":
             await exchange.respond(200, b"", [(b"allow", target.allow.encode())])
         elif exchange.method == target.method or (
@@ -185,6 +184,13 @@ def _from_this_machine(scope: Scope) -> bool:
     if not client or not client[0].startswith(_LOOPBACK):
         return False
     return not any(name in _FORWARDED for name, _ in scope["headers"])
+
+
+def _nothing_at(path: str) -> ApiError:
+    text = "There is nothing at this path."
+    if path.startswith("/v1/responses/"):
+        text += " Responses are not stored: keep the output, and send it again as input."
+    return ApiError(404, "not_found", text, type="invalid_request_error")
 
 
 def _internal() -> ApiError:

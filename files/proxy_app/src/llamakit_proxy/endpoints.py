@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import body as request_body
-from . import validate, wire
+from . import responses, validate, wire
 from .embeddings import Embedder
 from .errors import ApiError, invalid
 from .exchange import Exchange
@@ -37,6 +37,14 @@ async def chat(service: Service, exchange: Exchange) -> None:
     document = await _read(service, exchange)
     route = _route(service, exchange, document, "chat")
     await _generate(service, exchange, route, validate.chat(document, route))
+
+
+async def response(service: Service, exchange: Exchange) -> None:
+    """POST /v1/responses."""
+    document = await _read(service, exchange)
+    route = _route(service, exchange, document, "chat")
+    with responses.own_words():
+        await _generate(service, exchange, route, responses.prepare(document, route))
 
 
 async def completion(service: Service, exchange: Exchange) -> None:

@@ -31,6 +31,7 @@ class Relay:
         self._prepared = prepared
         self._stall_seconds = settings.stall_timeout_seconds
         self._chunks = Chunks(prepared.style)
+        self._writer = prepared.writer(self._chunks)
         self._splitter = sse.Splitter()
         self._connection: Connection | None = None
         self._heart_beats = False
@@ -91,7 +92,7 @@ class Relay:
             await exchange.respond(200, self._rest)
             return
         if not exchange.started:
-            await exchange.start_stream()
+            await exchange.start_stream(self._writer.failure)
         await exchange.end_stream(self._rest)
 
     def close(self) -> None:
@@ -119,24 +120,23 @@ class Relay:
             if error is not None:
                 raise error
         chunks.check_end()
-        closing = [sse.event(wire.encode_leniently(chunk)) for chunk in chunks.closing()]
-        self._rest = b"".join([*closing, sse.DONE])
+        self._rest = self._writer.closing()
 
     def _translate(self, payloads: list[bytes]) -> tuple[bytes, ApiError | None]:
         """What the client gets for these events, and the failure they end with, if they do."""
         out = []
         try:
             for payload in payloads:
-                chunk = self._chunks.read(payload)
-                if chunk is not None:
-                    out.append(sse.event(chunk))
+                written = self._writer.read(payload)
+                if written:
+                    out.append(written)
         except ApiError as error:
             return b"".join(out), error
         return b"".join(out), None
 
     async def _write(self, data: bytes) -> None:
         if not self._exchange.started:
-            await self._exchange.start_stream()
+            await self._exchange.start_stream(self._writer.failure)
         await self._exchange.write(data)
         self._heart_beats = False
         self._silence.touch()
@@ -158,7 +158,7 @@ class Relay:
                 if chunk is not None:
                     assembly.add(chunk)
         chunks.check_end()
-        self._rest = wire.encode_leniently(assembly.document())
+        self._rest = wire.encode_leniently(self._writer.whole(assembly.document()))
 
     # -- from the backend ----------------------------------------------------------------------
 

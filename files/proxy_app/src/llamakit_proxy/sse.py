@@ -52,3 +52,8 @@ def _data(event: bytes) -> bytes:
 def event(payload: bytes) -> bytes:
     """One event. ``payload`` has no line break."""
     return b"data: %b\n\n" % payload
+
+
+def named_event(name: str, payload: bytes) -> bytes:
+    """One event with a name. Neither has a line break."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), payload)

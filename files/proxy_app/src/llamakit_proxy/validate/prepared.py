@@ -1,9 +1,11 @@
 """What validation makes of a request."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llamakit_proxy.chunks import Style
+from llamakit_proxy.chunks import Chunks, Style
+from llamakit_proxy.writer import ChunkWriter, Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Prepared:
     """How the client wants the answer written."""
     stream: bool
     """Whether the client wants it as a stream."""
+    writer: Callable[[Chunks], Writer] = ChunkWriter
+    """Writes the answer in the API that the client asked through."""
 
 
 @dataclass(frozen=True, slots=True)

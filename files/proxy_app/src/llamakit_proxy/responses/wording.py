@@ -1,0 +1,34 @@
+"""Errors about a chat, in the words of a response: clients know the names they sent."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llamakit_proxy.errors import ApiError
+
+_NAMES = {
+    "response_format.json_schema.schema": "text.format.schema",
+    "response_format": "text.format",
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    '{"type": "function", "function": {"name": "..."}}': '{"type": "function", "name": "..."}',
+}
+_PARAMS = {"messages": "input", "logprobs": "include"}
+"""These are also plain words."""
+_NAME = re.compile("|".join(rf"(?<!\w){re.escape(name)}" for name in _NAMES))
+
+
+@contextmanager
+def own_words() -> Iterator[None]:
+    """ApiErrors of the block name a response's parameters."""
+    try:
+        yield
+    except ApiError as error:
+        error.message = _renamed(error.message)
+        if error.param is not None:
+            error.param = _PARAMS.get(error.param) or _renamed(error.param)
+        raise
+
+
+def _renamed(text: str) -> str:
+    return _NAME.sub(lambda name: _NAMES[name.group()], text)

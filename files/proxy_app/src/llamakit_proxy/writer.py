@@ -1,0 +1,49 @@
+"""How an answer is written for its client: what an API makes of a chat."""
+
+from typing import Any, Protocol
+
+from . import sse, wire
+from .chunks import Chunks
+from .errors import ApiError
+
+
+class Writer(Protocol):
+    """Writes one answer: as a stream, or whole."""
+
+    def read(self, payload: bytes) -> bytes:
+        """What a stream's client gets for one payload of the backend; b"" when that is nothing.
+        Raises ApiError as ``Chunks.read`` does."""
+
+    def closing(self) -> bytes:
+        """The end of a stream whose chunks came to their proper end."""
+
+    def failure(self, error: ApiError) -> bytes:
+        """The end of a stream that failed."""
+
+    def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The answer without a stream, made of the one that ``Assembly`` wrote."""
+
+
+class ChunkWriter:
+    """Chat and completions: the client reads chunks, as the backend writes them."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._chunks = chunks
+
+    def read(self, payload: bytes) -> bytes:
+        """The chunk as an event."""
+        chunk = self._chunks.read(payload)
+        return b"" if chunk is None else sse.event(chunk)
+
+    def closing(self) -> bytes:
+        """The last chunks, and the mark after which nothing comes."""
+        closing = [sse.event(wire.encode_leniently(chunk)) for chunk in self._chunks.closing()]
+        return b"".join([*closing, sse.DONE])
+
+    def failure(self, error: ApiError) -> bytes:
+        """The error object as the last event, and no mark."""
+        return sse.event(error.encode())
+
+    def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The answer as it is."""
+        return answer
