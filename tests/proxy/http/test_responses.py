@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -167,7 +168,8 @@ async def test_forced_function_and_its_result(client: openai.AsyncOpenAI) -> Non
     assert Person.model_validate_json(call.arguments)
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "kept"}
     # The items go back as they came, also as documents.
-    for items in (answer.output, [item.to_dict() for item in answer.output]):
+    sent: list[list[Any]] = [[*answer.output], [item.to_dict() for item in answer.output]]
+    for items in sent:
         again = await client.responses.create(
             model="script", input=[*asked, *items, result], tools=[TOOL], tool_choice="none"
         )
@@ -252,17 +254,19 @@ async def test_the_method(http: httpx.AsyncClient) -> None:
 
 
 async def test_one_row_each(proxy: Proxy) -> None:
-    name = "responding"
-    async with proxy.client(proxy.new_key(name)) as http:
+    async with proxy.client(proxy.new_key("responding")) as http:
         for stream in (False, True):
             body = {"model": "script.gguf", "input": "hello", "stream": stream}
             assert (await http.post(PATH, json=body)).status_code == 200
-    for _ in range(100):
-        rows = [row for row in proxy.rows() if row["username"] == name]
-        if len(rows) == 2:
-            break
-        await asyncio.sleep(0.1)
+    deadline = time.monotonic() + 10
+    rows: list[dict[str, Any]] = []
+    while len(rows) < 2:
+        assert time.monotonic() < deadline
+        found = await asyncio.to_thread(proxy.rows)
+        rows = [row for row in found if str(row["username"]).startswith("responding")]
+    assert [row["stream"] for row in rows] == [False, True]
     for row in rows:
         assert (row["path"], row["status_code"], row["model"]) == (PATH, 200, "script")
         assert row["completion_tokens"] == 10
         assert row["prompt_tokens"] > 0
+        assert row["ttft_ms"] > 0

@@ -43,8 +43,9 @@ async def response(service: Service, exchange: Exchange) -> None:
     """POST /v1/responses."""
     document = await _read(service, exchange)
     route = _route(service, exchange, document, "chat")
+    prepared = responses.prepare(document, route)
     with responses.own_words():
-        await _generate(service, exchange, route, responses.prepare(document, route))
+        await _generate(service, exchange, route, prepared)
 
 
 async def completion(service: Service, exchange: Exchange) -> None:

@@ -11,7 +11,7 @@ Status = Literal["in_progress", "completed", "incomplete", "failed"]
 Document = dict[str, Any]
 
 _ERRORS = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
-"""What OpenAI's own list of codes has for a status; it knows no code of ours."""
+"""A failure's code by its status. OpenAI's list of them has none of ours."""
 
 
 class Answer:
@@ -119,7 +119,8 @@ def log_probabilities(choice: Document) -> list[Document]:
 
 def _token(entry: Document) -> Document:
     """With its bytes, which llama_cpp.server leaves out."""
-    token = {**entry, "bytes": entry.get("bytes") or list(entry["token"].encode())}
+    raw = entry["token"].encode(errors="replace")
+    token = {**entry, "bytes": entry.get("bytes") or list(raw)}
     if "top_logprobs" in entry:
         token["top_logprobs"] = [_token(top) for top in entry["top_logprobs"]]
     return token

@@ -11,20 +11,22 @@ _NAMES = {
     "response_format": "text.format",
     "max_completion_tokens": "max_output_tokens",
     "max_tokens": "max_output_tokens",
-    '{"type": "function", "function": {"name": "..."}}': '{"type": "function", "name": "..."}',
 }
 _PARAMS = {"messages": "input", "logprobs": "include"}
-"""These are also plain words."""
-_NAME = re.compile("|".join(rf"(?<!\w){re.escape(name)}" for name in _NAMES))
+"""In a text these are also plain words."""
+_NAME = re.compile(rf"(?:^|(?<='))(?:{'|'.join(map(re.escape, _NAMES))})(?!\w)")
+"""Only where a name begins: further on it can be part of the client's own schema."""
+_NESTED = '{"type": "function", "function": {"name": "..."}}'
+_FLAT = '{"type": "function", "name": "..."}'
 
 
 @contextmanager
 def own_words() -> Iterator[None]:
-    """ApiErrors of the block name a response's parameters."""
+    """A chat's ApiErrors in the block name a response's parameters."""
     try:
         yield
     except ApiError as error:
-        error.message = _renamed(error.message)
+        error.message = _renamed(error.message).replace(_NESTED, _FLAT)
         if error.param is not None:
             error.param = _PARAMS.get(error.param) or _renamed(error.param)
         raise
