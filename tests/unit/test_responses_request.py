@@ -3,6 +3,9 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.responses import Response
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 
 from llamakit_proxy import responses
@@ -44,11 +47,14 @@ def messages(items: list[Any], **fields: Any) -> Any:
 
 
 def echo(**fields: Any) -> dict[str, Any]:
-    """The answer to a request, with nothing in it."""
+    """The answer to a request, with nothing in it; it is what the openai package says it is."""
     prepared = prepare(**fields)
     choice = {"message": {"content": ""}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 1, "completion_tokens": 0, "total_tokens": 1}
-    return prepared.writer(Chunks(prepared.style)).whole({"choices": [choice], "usage": usage})
+    writer = prepared.writer(Chunks(prepared.style))
+    answer = writer.whole({"choices": [choice], "usage": usage})
+    Response.model_validate(answer, strict=True)
+    return answer
 
 
 def test_every_parameter_of_the_openai_package_is_in_the_table() -> None:
@@ -263,3 +269,36 @@ def test_what_the_answer_repeats() -> None:
     assert (answer["user"], answer["temperature"], answer["max_output_tokens"]) == ("me", 0, 3)
     assert (answer["model"], answer["parallel_tool_calls"]) == ("tiny", True)
     assert answer["previous_response_id"] is None
+
+
+_NAMES = st.sampled_from(
+    ["type", "name", "format", "function", "text", "schema", "role", "parameters", "mode", "a"]
+)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["", "text", "x" * 70]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=4),
+    max_leaves=8,
+)
+_ITEMS = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["message", "function_call", "function_call_output"])},
+        optional=dict.fromkeys(
+            ["role", "content", "call_id", "name", "arguments", "output", "id"],
+            st.sampled_from(["user", "assistant", "c1", [{"type": "input_text", "text": "x"}]]),
+        ),
+    ),
+    max_size=5,
+)
+
+
+@given(
+    fields=st.dictionaries(st.sampled_from(sorted(responses.FIELDS)), _VALUES, max_size=4),
+    items=_ITEMS | _VALUES,
+)
+def test_a_400_or_a_proper_response(fields: dict[str, Any], items: Any) -> None:
+    status = 400
+    try:
+        echo(**{"input": items, **fields})
+    except ApiError as error:
+        status = error.status
+    assert status == 400

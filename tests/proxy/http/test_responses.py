@@ -170,12 +170,14 @@ async def test_forced_function_and_its_result(client: openai.AsyncOpenAI) -> Non
     # The items go back as they came, also as documents.
     sent: list[list[Any]] = [[*answer.output], [item.to_dict() for item in answer.output]]
     for items in sent:
+        asked = [*asked, *items, result]
         again = await client.responses.create(
-            model="script", input=[*asked, *items, result], tools=[TOOL], tool_choice="none"
+            model="script", input=asked, tools=[TOOL], tool_choice="none"
         )
         assert again.output_text == FOX
+        asked = [*asked, *again.output]
     once_more = await client.responses.create(
-        model="script", input=[*asked, *again.output, {"role": "user", "content": "UTF8"}]
+        model="script", input=[*asked, {"role": "user", "content": "UTF8"}]
     )
     assert once_more.output_text == "Grüße 😀€ end"
 

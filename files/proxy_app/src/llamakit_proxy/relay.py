@@ -93,7 +93,7 @@ class Relay:
             return
         if not exchange.started:
             await exchange.start_stream(self._writer.failure)
-        await exchange.end_stream(self._rest)
+        await exchange.end_stream(self._rest + self._writer.end)
 
     def close(self) -> None:
         """End the timers."""

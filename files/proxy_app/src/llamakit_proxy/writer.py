@@ -10,12 +10,15 @@ from .errors import ApiError
 class Writer(Protocol):
     """Writes one answer: as a stream, or whole."""
 
+    end: bytes
+    """What a stream that came to its proper end has after its last event."""
+
     def read(self, payload: bytes) -> bytes:
         """What a stream's client gets for one payload of the backend; b"" when that is nothing.
         Raises ApiError as ``Chunks.read`` does."""
 
     def closing(self) -> bytes:
-        """The end of a stream whose chunks came to their proper end."""
+        """The last events of a stream whose chunks came to their proper end."""
 
     def failure(self, error: ApiError) -> bytes:
         """The end of a stream that failed."""
@@ -27,6 +30,8 @@ class Writer(Protocol):
 class ChunkWriter:
     """Chat and completions: the client reads chunks, as the backend writes them."""
 
+    end = sse.DONE
+
     def __init__(self, chunks: Chunks) -> None:
         self._chunks = chunks
 
@@ -36,12 +41,13 @@ class ChunkWriter:
         return b"" if chunk is None else sse.event(chunk)
 
     def closing(self) -> bytes:
-        """The last chunks, and the mark after which nothing comes."""
-        closing = [sse.event(wire.encode_leniently(chunk)) for chunk in self._chunks.closing()]
-        return b"".join([*closing, sse.DONE])
+        """The last chunks."""
+        return b"".join(
+            [sse.event(wire.encode_leniently(chunk)) for chunk in self._chunks.closing()]
+        )
 
     def failure(self, error: ApiError) -> bytes:
-        """The error object as the last event, and no mark."""
+        """The error object as the last event."""
         return sse.event(error.encode())
 
     def whole(self, answer: dict[str, Any]) -> dict[str, Any]:

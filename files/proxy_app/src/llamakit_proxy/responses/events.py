@@ -16,6 +16,8 @@ class EventWriter:
     One item of the output is open at a time. It is closed when another begins or the chat ends.
     """
 
+    end = b""
+
     def __init__(self, answer: Answer, chunks: Chunks) -> None:
         self._answer = answer
         self._chunks = chunks
