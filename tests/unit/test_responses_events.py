@@ -23,8 +23,7 @@ USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
 def writer() -> EventWriter:
-    style = Style(chat=True, include_usage=True, n_ctx=100, max_tokens=50)
-    return EventWriter(Answer(SETTINGS), Chunks(style))
+    return EventWriter(Answer(SETTINGS), Chunks(Style(chat=True, include_usage=True)))
 
 
 def payload(delta: dict[str, Any], finish: str | None = None, **choice: Any) -> bytes:

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai.types.responses import Response
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 
-from llamakit_proxy import responses
+from llamakit_proxy import responses, validate
 from llamakit_proxy.chunks import Chunks
 from llamakit_proxy.errors import ApiError
 from llamakit_proxy.routes import Backend, Route
@@ -200,7 +200,8 @@ def test_what_a_store_would_be_for_says_what_to_do_instead() -> None:
         ("tool_choice", {"type": "function"}),
         ("tool_choice", {"type": "function", "name": "look_up"}),
         ("tool_choice", {"type": "web_search"}),
-        ("tool_choice", {"type": "allowed_tools", "mode": "auto", "tools": []}),
+        ("tool_choice", {"type": "allowed_tools", "mode": "none", "tools": []}),
+        ("tool_choice", {"type": "allowed_tools", "mode": "auto", "tools": [7]}),
         ("tool_choice", ["auto"]),
     ],
 )
@@ -243,11 +244,17 @@ def test_format() -> None:
 
 def test_tools() -> None:
     choice = {"type": "function", "name": "look_up"}
+    function = {"name": "look_up", "parameters": PARAMETERS}
+    chat = {
+        "messages": [{"role": "user", "content": "hello"}],
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": {"type": "function", "function": {"name": "look_up"}},
+        "seed": 1,
+    }
     for value in (choice, "required"):
-        document = prepare(tools=[TOOL], tool_choice=value).document
-        assert document["tool_choice"] == {"type": "function", "function": {"name": "look_up"}}
-        function = {"name": "look_up", "parameters": PARAMETERS}
-        assert document["tools"] == [{"type": "function", "function": function}]
+        prepared = prepare(tools=[TOOL], tool_choice=value, seed=1)
+        assert prepared.document == validate.chat(chat, ROUTE).document
+        assert prepared.style.tool == "look_up"
     assert "tools" not in prepare(tools=[TOOL], tool_choice="none").document
     answer = echo(tools=[TOOL], tool_choice=choice)
     assert answer["tool_choice"] == choice
@@ -291,6 +298,7 @@ _ITEMS = st.lists(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     fields=st.dictionaries(st.sampled_from(sorted(responses.FIELDS)), _VALUES, max_size=4),
     items=_ITEMS | _VALUES,

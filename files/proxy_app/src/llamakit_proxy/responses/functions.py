@@ -27,15 +27,38 @@ def choice_of_chat(choice: Any) -> Any:
     """A chat's ``tool_choice``. Raises ApiError 400."""
     if choice is None or choice in _CHOICES:
         return choice
-    if isinstance(choice, dict) and choice.get("type") == "function":
-        if isinstance(choice.get("name"), str):
-            return {"type": "function", "function": {"name": choice["name"]}}
-        raise invalid("'tool_choice' does not say which function.", param="tool_choice")
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind == "function":
+        return _named(choice)
+    if kind == "allowed_tools":
+        return {"type": kind, "allowed_tools": _allowed(choice)}
     raise invalid(
-        f'\'tool_choice\' must be {", ".join(_CHOICES)} or {{"type": "function", "name": "..."}}.',
+        f"'tool_choice' must be {', '.join(_CHOICES)}, or an object of type function or "
+        "allowed_tools.",
         param="tool_choice",
         code="unsupported_tool_choice",
     )
+
+
+def _named(choice: Any) -> dict[str, Any]:
+    if (
+        isinstance(choice, dict)
+        and choice.get("type") == "function"
+        and isinstance(choice.get("name"), str)
+    ):
+        return {"type": "function", "function": {"name": choice["name"]}}
+    raise invalid("'tool_choice' does not say which function.", param="tool_choice")
+
+
+def _allowed(choice: dict[str, Any]) -> dict[str, Any]:
+    mode, tools = choice.get("mode"), choice.get("tools")
+    if mode not in ("auto", "required") or not isinstance(tools, list):
+        raise invalid(
+            "'tool_choice' of type allowed_tools must have 'tools' and a 'mode' of auto or "
+            "required.",
+            param="tool_choice",
+        )
+    return {"mode": mode, "tools": [_named(tool) for tool in tools]}
 
 
 def _function(tool: Any, where: str) -> dict[str, Any]:
