@@ -12,6 +12,7 @@ from support.fake_backend import Call, fake_backend
 from support.proxy import Proxy
 
 CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
 FREE_SECONDS = 1.0
 
 
@@ -70,10 +71,14 @@ async def idle(proxy: Proxy) -> AsyncIterator[None]:
     await until(proxy, 0)
 
 
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_in_the_middle(proxy: Proxy, key: str, stream: bool) -> None:
+async def test_in_the_middle(proxy: Proxy, key: str, stream: bool, path: str) -> None:
     client = Client(proxy, key)
-    await client.send(ask(stream=stream))
+    body = ask(stream=stream)
+    if path == RESPONSES:
+        body = {"model": "script", "input": "LOOP", "max_output_tokens": 7000, "stream": stream}
+    await client.send(body, path)
     if stream:
         await client.read_until(b" ding")
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from support.backend import KEY, free_port
@@ -16,6 +17,7 @@ from support.postgres import Postgres
 from support.proxy import Proxy, model_entry, running_proxy
 
 CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +46,12 @@ def ask(stream: bool = True, **more: Any) -> dict[str, Any]:
 
 
 async def answers(
-    proxy: Proxy, key: str, answer: Answer, body: dict[str, Any]
+    proxy: Proxy, key: str, answer: Answer, body: dict[str, Any], path: str = CHAT
 ) -> tuple[httpx.Response, list[Call]]:
     """The proxy's answer to ``body`` when the backend does ``answer``."""
     async with fake_backend(answer) as fake, proxy.client(key) as client:
         await asyncio.to_thread(proxy.route, "fake", fake.url)
-        return await client.post(CHAT, json=body), fake.calls
+        return await client.post(path, json=body), fake.calls
 
 
 def events(response: httpx.Response) -> list[str]:
@@ -143,6 +145,43 @@ async def test_a_stream_that_breaks_off_never_ends_cleanly(
     assert "[DONE]" not in response.text
     whole, _ = await answers(impatient, impatient_key, answer, ask(stream=False))
     assert whole.status_code == 502
+
+
+@pytest.mark.parametrize("answer", [truncated, cut, done_without_finish, error_after_some])
+async def test_a_response_that_breaks_off_has_failed(
+    impatient: Proxy, impatient_key: str, answer: Answer
+) -> None:
+    body = {"model": "fake", "input": "canary-prompt-77", "stream": True}
+    response, _ = await answers(impatient, impatient_key, answer, body, RESPONSES)
+    assert response.status_code == 200
+    found = [json.loads(block.split("\ndata: ")[1]) for block in response.text.split("\n\n")[:-1]]
+    *_, failed, last = found
+    assert failed["type"] == "response.failed"
+    assert failed["response"]["error"]["code"] == "server_error"
+    assert failed["response"]["output"][0]["content"][0]["text"] == "onetwo"
+    assert (last["type"], last["error"]["type"]) == ("error", "server_error")
+    assert [event["sequence_number"] for event in found] == list(range(len(found)))
+    whole, _ = await answers(impatient, impatient_key, answer, {**body, "stream": False}, RESPONSES)
+    assert whole.status_code == 502
+
+
+async def test_the_openai_client_raises_what_broke_off(
+    impatient: Proxy, impatient_key: str
+) -> None:
+    seen: list[str] = []
+
+    async def follow(client: openai.AsyncOpenAI) -> None:
+        async with client.responses.stream(model="fake", input="x") as stream:
+            async for event in stream:
+                assert event.type != "response.completed"
+                seen.append(event.type)
+
+    async with fake_backend(stalls) as fake, impatient.openai(impatient_key) as client:
+        await asyncio.to_thread(impatient.route, "fake", fake.url)
+        with pytest.raises(openai.APIError) as caught:
+            await follow(client)
+    assert seen[-1] == "response.failed"
+    assert caught.value.code == "backend_timeout"
 
 
 async def stalls(call: Call) -> None:

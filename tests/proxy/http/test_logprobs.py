@@ -55,6 +55,28 @@ async def test_completion(proxy: Proxy, key: str, model: str) -> None:
     assert len(logprobs.token_logprobs or ()) == len(logprobs.top_logprobs or ()) == 4
 
 
+async def test_response(proxy: Proxy, key: str, model: str) -> None:
+    asked: Any = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    async with proxy.openai(key) as client:
+        whole = await client.responses.create(model=model, input="hello", **asked)
+        async with client.responses.stream(model=model, input="hello", **asked) as stream:
+            deltas = [e async for e in stream if e.type == "response.output_text.delta"]
+            final = await stream.get_final_response()
+    (message,) = whole.output
+    assert message.type == "message"
+    assert message.content[0].type == "output_text"
+    tokens = message.content[0].logprobs
+    assert tokens is not None
+    assert "".join(token.token for token in tokens) == whole.output_text
+    assert all(bytes(token.bytes).decode() == token.token for token in tokens)
+    assert all(len(token.top_logprobs) == 2 for token in tokens)
+    assert [part.token for delta in deltas for part in delta.logprobs] == [t.token for t in tokens]
+    assert final.output[0].type == "message"
+    assert final.output[0].content[0].type == "output_text"
+    assert len(final.output[0].content[0].logprobs or ()) == len(tokens)
+    assert whole.top_logprobs == 2
+
+
 async def test_a_model_that_was_not(proxy: Proxy, key: str) -> None:
     async with proxy.openai(key) as client:
         with pytest.raises(openai.BadRequestError) as caught:

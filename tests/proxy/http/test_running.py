@@ -124,16 +124,23 @@ async def test_heartbeats_while_nothing_is_to_say(own: Proxy) -> None:
     async with fake_backend(slow) as fake:
         await asyncio.to_thread(own.route, "fake", fake.url)
 
-        async def stream() -> str:
+        async def stream(path: str, body: dict[str, Any]) -> str:
             async with own.client(own.new_key()) as client:
-                return (await client.post(CHAT, json=ask())).text
+                return (await client.post(path, json=body)).text
 
-        tasks = [asyncio.create_task(stream()) for _ in range(2)]
+        response = {"model": "fake", "input": "hello", "stream": True}
+        asked = [(CHAT, ask()), (CHAT, ask()), ("/v1/responses", response)]
+        tasks = [asyncio.create_task(stream(path, body)) for path, body in asked]
         await asyncio.sleep(16)
         release.set()
-        for text in await asyncio.gather(*tasks):
+        *chats, events = await asyncio.gather(*tasks)
+        for text in (*chats, events):
             assert text.startswith(": keep-alive\n\n")
+        for text in chats:
             assert text.rstrip().endswith("data: [DONE]")
+        assert events.count(": keep-alive") == 1
+        assert events.split("\n\n")[1].startswith("event: response.created\n")
+        assert events.split("\n\n")[-2].startswith("event: response.completed\n")
 
 
 def test_start_without_routes(own: Proxy) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llamakit_proxy import app, validate
+from llamakit_proxy import app, responses, validate
 from llamakit_proxy.exchange import Cause
 from llamakit_proxy.validate import Field
 from unit.docs import pages
@@ -37,6 +37,7 @@ def _without(fields: Mapping[str, Field], left_out: Iterable[str]) -> list[Field
 _TABLES = {
     "sampling": list(_shared().values()),
     "chat": _without(validate.CHAT_FIELDS, _shared()),
+    "responses": list(responses.FIELDS.values()),
     "completions": _without(validate.COMPLETION_FIELDS, _shared()),
     "embeddings": list(validate.EMBEDDING_FIELDS.values()),
 }
@@ -50,6 +51,14 @@ def test_parameters_are_described_as_they_are_enforced(table: str) -> None:
         for field in _TABLES[table]
     ]
     assert pages.rows(text) == expected
+
+
+def test_events_of_a_response_are_described() -> None:
+    written = {"response.completed", "response.incomplete"}
+    for file in (_SOURCE / "responses").glob("*.py"):
+        written.update(re.findall(r'"(response\.[a-z_.]+)"', file.read_text(encoding="utf-8")))
+    described = {w for w in pages.words(_PAGE) if re.fullmatch(r"response\.[a-z_.]+", w)}
+    assert described == written
 
 
 def test_endpoints_are_described() -> None:

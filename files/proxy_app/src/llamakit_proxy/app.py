@@ -42,6 +42,7 @@ _TARGETS = {
     target.template: target
     for target in (
         Target("/v1/chat/completions", "POST", endpoints.chat),
+        Target("/v1/responses", "POST", endpoints.response),
         Target("/v1/completions", "POST", endpoints.completion),
         Target("/v1/embeddings", "POST", endpoints.embedding),
         Target("/v1/models", "GET", endpoints.list_models),
@@ -129,9 +130,7 @@ class Application:
         scopes.check(identity, exchange.scope["path"])
         if target is None:
             if exchange.path == UNKNOWN:
-                raise ApiError(
-                    404, "not_found", "There is nothing at this path.", type="invalid_request_error"
-                )
+                raise _nothing_at(exchange.scope["path"])
         elif exchange.method == "OPTIONS":
             await exchange.respond(200, b"", [(b"allow", target.allow.encode())])
         elif exchange.method == target.method or (
@@ -175,6 +174,13 @@ class Application:
                 await exchange.fail(error)
         except (TimeoutError, asyncio.CancelledError):
             exchange.abort()
+
+
+def _nothing_at(path: str) -> ApiError:
+    text = "There is nothing at this path."
+    if path.startswith("/v1/responses/"):
+        text += " Responses are not stored: keep the output, and send it again as input."
+    return ApiError(404, "not_found", text, type="invalid_request_error")
 
 
 def _internal() -> ApiError:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from . import body as request_body
-from . import validate, wire
+from . import responses, validate, wire
 from .affinity import conversation
 from .attempts import complete
 from .embeddings import Embedder
@@ -44,6 +44,15 @@ async def chat(service: Service, exchange: Exchange) -> None:
     document = await _read(service, exchange)
     route = _route(service, exchange, document, "chat")
     await _generate(service, exchange, route, validate.chat(document, route))
+
+
+async def response(service: Service, exchange: Exchange) -> None:
+    """POST /v1/responses."""
+    document = await _read(service, exchange)
+    route = _route(service, exchange, document, "chat")
+    prepared = responses.prepare(document, route)
+    with responses.own_words():
+        await _generate(service, exchange, route, prepared)
 
 
 async def completion(service: Service, exchange: Exchange) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Any, Literal
 
-from . import sse, wire
+from . import wire
 from .body import Receive
 from .charge import Charge
 from .correlation import TraceParent, client_request_id, trace_parent
@@ -110,7 +110,7 @@ class Exchange:
         self._send = send
         self._task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
-        self._streaming = False
+        self._last_event: Callable[[ApiError], bytes] | None = None
         self._closed = False
         self._writing = Watchdog(
             self.loop, write_seconds, lambda: self.interrupt(Cause.CLIENT_SLOW)
@@ -217,10 +217,11 @@ class Exchange:
         """The whole answer as JSON."""
         await self.respond(status, wire.encode(document))
 
-    async def start_stream(self) -> None:
-        """Status 200 and the headers of an event stream."""
+    async def start_stream(self, last_event: Callable[[ApiError], bytes]) -> None:
+        """Status 200 and the headers of an event stream. ``last_event`` writes its end should it
+        fail."""
         self.status = 200
-        self._streaming = True
+        self._last_event = last_event
         await self._send_head([*_EVENTS, *self.headers])
 
     async def write(self, data: bytes) -> None:
@@ -235,8 +236,8 @@ class Exchange:
     async def fail(self, error: ApiError) -> None:
         """Answer with an error: as the whole answer, or as the last event of a stream."""
         self.error_code = error.code
-        if self._streaming:
-            await self.end_stream(sse.event(error.encode()))
+        if self._last_event is not None:
+            await self.end_stream(self._last_event(error))
         if self.started:
             return
         headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in error.headers.items()]

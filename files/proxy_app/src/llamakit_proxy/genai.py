@@ -3,6 +3,7 @@
 OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "text_completion",
+    "/v1/responses": "chat",
     "/v1/embeddings": "embeddings",
 }
 """gen_ai.operation.name of each path that asks a model for something."""

@@ -39,6 +39,7 @@ class Relay:
         self._first_seconds = max(settings.stall_timeout_seconds, settings.queue_timeout_seconds)
         self._chunks = Chunks(prepared.style)
         self._assembly = Assembly(self._chunks)
+        self._writer = prepared.writer(self._chunks)
         self._splitter = sse.Splitter()
         self._connection: Connection | None = None
         self._begun: Callable[[], None] = _nothing
@@ -74,6 +75,7 @@ class Relay:
             # Another backend failed, perhaps in the middle: nothing it said counts.
             self._chunks = Chunks(self._prepared.style)
             self._assembly = Assembly(self._chunks)
+            self._writer = self._prepared.writer(self._chunks)
             self._splitter = sse.Splitter()
             self._progress.allow(self._first_seconds)
         self._attempted = True
@@ -115,11 +117,12 @@ class Relay:
         """Give the client the rest. The backend is done by now: its place can be another's."""
         exchange = self._exchange
         if not self._prepared.stream:
-            await exchange.respond(200, wire.encode_leniently(self._assembly.document()))
+            answer = self._writer.whole(self._assembly.document())
+            await exchange.respond(200, wire.encode_leniently(answer))
             return
         if not exchange.started:
-            await exchange.start_stream()
-        await exchange.end_stream(self._rest + sse.DONE)
+            await exchange.start_stream(self._last_words)
+        await exchange.end_stream(self._rest + self._writer.end)
 
     def close(self) -> None:
         """End the timers."""
@@ -147,14 +150,16 @@ class Relay:
             if error is not None:
                 raise error
         chunks.check_end()
-        self._rest = b"".join(sse.event(wire.encode_leniently(chunk)) for chunk in chunks.closing())
+        self._rest = self._writer.closing()
 
     def _translate(self, payloads: list[bytes]) -> tuple[bytes, ApiError | None]:
         """What the client gets for these events, and the failure they end with, if they do."""
         out: list[bytes] = []
         try:
             for payload in payloads:
-                out.extend(map(sse.event, self._chunks.read(payload)))
+                written = self._writer.read(payload)
+                if written:
+                    out.append(written)
                 self._note_first()
         except ApiError as error:
             return b"".join(out), error
@@ -162,10 +167,14 @@ class Relay:
 
     async def _write(self, data: bytes) -> None:
         if not self._exchange.started:
-            await self._exchange.start_stream()
+            await self._exchange.start_stream(self._last_words)
         await self._exchange.write(data)
         self._heart_beats = False
         self._silence.touch()
+
+    def _last_words(self, error: ApiError) -> bytes:
+        """How the stream ends when it fails, in the words of the attempt that failed."""
+        return self._writer.failure(error)
 
     def _beat(self) -> None:
         """The client has heard nothing for a while."""

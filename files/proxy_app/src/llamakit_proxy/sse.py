@@ -61,3 +61,8 @@ def event(payload: bytes) -> bytes:
         for separator, escaped in _SEPARATORS:
             payload = payload.replace(separator, escaped)
     return b"data: %b\n\n" % payload
+
+
+def named_event(name: str, payload: bytes) -> bytes:
+    """One event with a name. Neither has a line break."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), payload)

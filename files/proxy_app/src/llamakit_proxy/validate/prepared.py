@@ -1,9 +1,11 @@
 """What validation makes of a request."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llamakit_proxy.chunks import Style
+from llamakit_proxy.chunks import Chunks, Style
+from llamakit_proxy.writer import ChunkWriter, Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Prepared:
     """The backend's requests for the choices after the first, in their order."""
     prompts: int = 1
     """How many prompts there are; the choices of each follow one another."""
+    writer: Callable[[Chunks], Writer] = ChunkWriter
+    """Writes the answer in the API that the client asked through."""
 
 
 @dataclass(frozen=True, slots=True)
