@@ -149,6 +149,44 @@ async def test_one_request_brings_a_backend_back() -> None:
         assert queue.states() == {"a": State.CLOSED}
 
 
+async def test_no_request_is_spent_on_a_backend_that_takes_no_connection() -> None:
+    looks = asyncio.Queue[str]()
+    answers = [False, True]
+
+    async def reachable(name: str) -> bool:
+        looks.put_nowait(name)
+        return answers.pop(0)
+
+    queue = AdmissionQueue({"a": 1}, limit=8, wait_seconds=30, reachable=reachable)
+    with queue.enter(1) as place:
+        place.failed(Failure.UNREACHABLE, sure=True)
+    assert await looks.get() == "a"
+    await asyncio.sleep(0)
+    assert queue.states() == {"a": State.OPEN}
+    assert await looks.get() == "a"
+    await asyncio.sleep(0)
+    assert queue.states() == {"a": State.HALF_OPEN}
+    with queue.enter(1) as place:
+        place.failed(Failure.UNREACHABLE)
+    queue.close()
+
+
+async def test_a_look_that_is_under_way_when_all_ends() -> None:
+    began = asyncio.Event()
+
+    async def reachable(_: str) -> bool:
+        began.set()
+        return await asyncio.Future[bool]()
+
+    queue = AdmissionQueue({"a": 1}, limit=8, wait_seconds=30, reachable=reachable)
+    with queue.enter(1) as place:
+        place.failed(Failure.UNREACHABLE, sure=True)
+    await began.wait()
+    queue.resize({"b": 1})
+    queue.close()
+    assert queue.states() == {"b": State.CLOSED}
+
+
 async def test_a_backend_that_comes_back_takes_who_waits() -> None:
     """While the other one is busy, a recovered one is not left alone until somebody new comes."""
     queue = replicas("a", "b")

@@ -260,6 +260,18 @@ async def test_a_backend_that_stalls_again_and_again(proxy: Proxy, key: str) -> 
         assert await asyncio.to_thread(available, proxy, name, 1) == 1
 
 
+async def test_the_second_one_is_watched_as_well(proxy: Proxy, key: str) -> None:
+    async def silent(call: Call) -> None:
+        await call.gone()
+        raise ConnectionError
+
+    async with pair(slams, silent) as (one, two), proxy.client(key) as client:
+        name = await route(proxy, one.url, two.url)
+        response = await client.post(CHAT, json=ask(name))
+        assert response.json()["error"]["code"] == "backend_timeout"
+        assert (len(one.calls), len(two.calls)) == (1, 1)
+
+
 async def test_errors_for_one_user_do_not_take_the_model_from_others(
     proxy: Proxy, key: str
 ) -> None:

@@ -54,7 +54,8 @@ async def _page() -> str:
     """/metrics of a proxy that has answered one request with all there is to measure."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "llama_api_key").write_text("secret")
+        for secret in ("llama_api_key", "postgres_proxy_password"):
+            (folder / secret).write_text("a-secret-of-this-page")
         routes = folder / "routes.json"
         # The port is open to nobody.
         routes.write_text(json.dumps({"models": [model_entry("m", "http://127.0.0.1:1")]}))

@@ -6,6 +6,9 @@ from .routes import Route, RoutingTable
 from .settings import Settings
 from .upstream import Upstream
 
+CONNECT_SECONDS = 1.0
+"""How long a look whether a backend takes connections may take."""
+
 
 class Backends:
     """One queue per model, one client per backend."""
@@ -27,6 +30,7 @@ class Backends:
                     limit=self._settings.queue_limit,
                     wait_seconds=self._settings.queue_timeout_seconds,
                     model=route.id,
+                    reachable=self._reachable,
                 )
                 if self._stopping:
                     queue.close()
@@ -56,6 +60,10 @@ class Backends:
         if upstream is None:
             raise backend_away()
         return upstream
+
+    async def _reachable(self, url: str) -> bool:
+        upstream = self._upstreams.get(url)
+        return upstream is not None and await upstream.reachable(CONNECT_SECONDS)
 
     def queues(self) -> dict[str, AdmissionQueue]:
         """All queues by model id."""

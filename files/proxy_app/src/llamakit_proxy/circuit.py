@@ -35,12 +35,23 @@ class State(Enum):
 class Circuit:
     """The circuit of one backend. Times are seconds on any clock that only goes forward."""
 
-    __slots__ = ("_convincing", "_failed_at", "_failures", "_openings", "_user", "seconds", "state")
+    __slots__ = (
+        "_convincing",
+        "_failed_at",
+        "_failures",
+        "_openings",
+        "_user",
+        "failure",
+        "seconds",
+        "state",
+    )
 
     def __init__(self) -> None:
         self.state = State.CLOSED
         self.seconds = 0.0
         """How long it stays open, while it is."""
+        self.failure: Failure | None = None
+        """What opened it last."""
         self._openings = 0
         self._failures = 0
         self._failed_at = float("-inf")
@@ -75,11 +86,16 @@ class Circuit:
         enough = sure or self.state is State.HALF_OPEN or self._failures >= FAILURES
         if not (enough and self._convincing):
             return False
+        self.open(failure)
+        return True
+
+    def open(self, failure: Failure) -> None:
+        """Leave the backend alone, for longer than the last time."""
         longest = LONGEST_STALLED_SECONDS if failure is Failure.STALLED else LONGEST_SECONDS
         self.seconds = min(FIRST_SECONDS * 2**self._openings, longest)
         self._openings = min(self._openings + 1, 10)
+        self.failure = failure
         self.state = State.OPEN
-        return True
 
     def half_open(self) -> None:
         """Its time is over."""

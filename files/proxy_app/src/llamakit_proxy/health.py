@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from .auth import KeyStore
-from .backends import Backends
+from .backends import CONNECT_SECONDS, Backends
 from .circuit import State
 from .routes import Route, RouteFile
 
 FRESH_SECONDS = 1.0
-CONNECT_SECONDS = 1.0
 
 
 class Health:

@@ -1,18 +1,18 @@
 """A fair wait for a place on one of a model's backends, which are replicas of each other.
 
-The thin front of ``Scheduler`` and of the backends' circuits that lets a coroutine wait. Everything
-here happens on the event loop, without a pause between a look at the state and its change.
+The thin front of ``Scheduler`` that lets a coroutine wait, and tells it which backends can be used.
+Everything here happens on the event loop, without a pause between a look and a change.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from math import ceil
 from types import TracebackType
 from typing import Self
 
-from .circuit import Circuit, Failure, State
+from .breakers import Breakers
+from .circuit import Failure, State
 from .errors import ApiError, backend_away, unavailable
-from .logging import LOGGER
 from .scheduler import QueueFullError, Scheduler
 from .turns import Ticket
 
@@ -55,19 +55,21 @@ class Place:
 
     def begun(self) -> None:
         """The backend has begun to answer."""
-        self._queue.begun(self)
+        self._queue.breakers.begun(self.backend)
 
     def answered(self) -> None:
         """The backend has answered to the end, as it should."""
-        self._queue.answered(self)
+        self._queue.breakers.answered(self.backend)
 
     def failed(self, failure: Failure, *, sure: bool = False) -> None:
         """The backend has failed on this request; with ``sure`` it will on others, too."""
-        self._queue.failed(self, failure, sure=sure)
+        self._queue.breakers.failed(
+            self.backend, failure, user=self.ticket.user, since=self.since, sure=sure
+        )
 
     def can_retry(self) -> bool:
         """Whether the backend was fine until now, so that it may be so again in a moment."""
-        return self._queue.circuit(self).state is State.CLOSED
+        return self._queue.breakers.circuit(self.backend).state is State.CLOSED
 
     def can_move(self) -> bool:
         """Whether there is another backend to try."""
@@ -109,16 +111,21 @@ class AdmissionQueue:
     """Places on the backends of one model."""
 
     def __init__(
-        self, capacities: Mapping[str, int], *, limit: int, wait_seconds: float, model: str = ""
+        self,
+        capacities: Mapping[str, int],
+        *,
+        limit: int,
+        wait_seconds: float,
+        model: str = "",
+        reachable: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
-        """``limit`` is how many may wait for each backend; one user may take a quarter of it."""
-        self._model = model
+        """``limit`` is how many may wait for each backend; one user may take a quarter of it.
+        ``reachable`` tells whether a backend takes a connection."""
         self._limit = limit
         self._wait_seconds = wait_seconds
         self._capacities = dict(capacities)
-        self._circuits = {name: Circuit() for name in capacities}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        """Of the open circuits."""
+        self.breakers = Breakers(capacities, self._reckon, model=model, reachable=reachable)
+        """What places have learned of their backends."""
         self._scheduler = Scheduler(capacities, limit=0, user_limit=0)
         self._set_limits()
         self._places: dict[Ticket, Place] = {}
@@ -138,7 +145,7 @@ class AdmissionQueue:
 
     def states(self) -> dict[str, State]:
         """The circuit of each backend, by its url, in the order of the routes file."""
-        return {name: self._circuits[name].state for name in self._capacities}
+        return {name: self.breakers.circuit(name).state for name in self._capacities}
 
     def enter(
         self,
@@ -184,11 +191,7 @@ class AdmissionQueue:
     def resize(self, capacities: Mapping[str, int]) -> None:
         """Other backends from now on. What is known of those that stay is kept."""
         self._capacities = dict(capacities)
-        for gone in self._circuits.keys() - capacities.keys():
-            self._stop_timer(gone)
-            del self._circuits[gone]
-        for name in capacities.keys() - self._circuits.keys():
-            self._circuits[name] = Circuit()
+        self.breakers.resize(capacities)
         self._set_limits()
         self._reckon()
 
@@ -196,8 +199,7 @@ class AdmissionQueue:
         """Admit nobody any more and send away who waits; what runs goes on. ``why`` is what they
         are told; at first that the proxy is stopping."""
         self._closed = why or stopping
-        for name in list(self._timers):
-            self._stop_timer(name)
+        self.breakers.close()
         for place in list(self._places.values()):
             place.settle(self._closed())
 
@@ -205,44 +207,6 @@ class AdmissionQueue:
         """Seconds until the queue has probably moved by its whole length, 1..60."""
         turns = (self._scheduler.depth + 1) / max(1, self._scheduler.capacity)
         return min(60, max(1, ceil(turns * self._hold_seconds)))
-
-    # -- what a place has learned of its backend -----------------------------------------------
-
-    def circuit(self, place: Place) -> Circuit:
-        """The circuit of the place's backend; of one that is gone, one that nobody looks at."""
-        return self._circuits.get(place.backend) or Circuit()
-
-    def begun(self, place: Place) -> None:
-        """See Place."""
-        if self.circuit(place).begin():
-            self._stop_timer(place.backend)
-            LOGGER.info("model %s: backend %s is back", self._model, place.backend)
-            self._reckon()
-
-    def answered(self, place: Place) -> None:
-        """See Place."""
-        self.begun(place)
-        self.circuit(place).finish()
-
-    def failed(self, place: Place, failure: Failure, *, sure: bool) -> None:
-        """See Place."""
-        loop = asyncio.get_running_loop()
-        circuit, name, now = self.circuit(place), place.backend, loop.time()
-        opened = circuit.fail(
-            failure, user=place.ticket.user, since=place.since, now=now, sure=sure
-        )
-        if not opened or name not in self._circuits:
-            return
-        LOGGER.warning(
-            "model %s: backend %s is left alone for %g s: %s",
-            self._model,
-            name,
-            circuit.seconds,
-            failure.value,
-        )
-        if not self._closed:
-            self._timers[name] = loop.call_later(circuit.seconds, self._try_again, name)
-        self._reckon()
 
     def can_move(self, place: Place) -> bool:
         """See Place."""
@@ -262,23 +226,12 @@ class AdmissionQueue:
                 place.settle(stopping())
         return True
 
-    # ------------------------------------------------------------------------------------------
-
-    def _try_again(self, name: str) -> None:
-        del self._timers[name]
-        self._circuits[name].half_open()
-        self._reckon()
-
-    def _stop_timer(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
-
     def _reckon(self) -> None:
         """Backends or circuits have changed: let in whom that lets in, and send away who would wait
         for nothing."""
         rooms = {
-            name: self._circuits[name].room(capacity) for name, capacity in self._capacities.items()
+            name: self.breakers.circuit(name).room(capacity)
+            for name, capacity in self._capacities.items()
         }
         self._wake(self._scheduler.resize(rooms))
         if not self._scheduler.capacity:
@@ -299,9 +252,7 @@ class AdmissionQueue:
         self._scheduler.user_limit = min(total, max(1, total // 4))
 
     def _all_out(self) -> ApiError:
-        now = asyncio.get_running_loop().time()
-        soonest = min((timer.when() for timer in self._timers.values()), default=now)
-        return backend_away(retry_after=ceil(soonest - now))
+        return backend_away(retry_after=ceil(self.breakers.retry_after()))
 
     def _refusal(self, *, own: bool) -> ApiError:
         seconds = self.retry_after()
