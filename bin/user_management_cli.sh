@@ -18,7 +18,7 @@ Usage: bin/user_management_cli.sh COMMAND [arguments]
   delete-user   --username NAME --yes
   rotate-key    --username NAME [--overlap 24h]
   revoke-key    --key PUBLIC_ID, or --username NAME --all
-  set-limit     --username NAME --rate-limit N [--rate-window SECONDS]
+  set-limit     --username NAME [--rate-limit N] [--token-limit N] [--max-concurrent N] [options]
   allow-models  --username NAME --models A,B
   usage         [--user NAME] [--since 7d] [--by user,model,day]
 
