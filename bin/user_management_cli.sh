@@ -18,7 +18,7 @@ Usage: bin/user_management_cli.sh COMMAND [arguments]
   delete-user   --username NAME --yes
   rotate-key    --username NAME [--overlap 24h]
   revoke-key    --key PUBLIC_ID, or --username NAME --all
-  set-limit     --username NAME --rate-limit N [--rate-window SECONDS]
+  set-limit     --username NAME [--rate-limit N] [--token-limit N] [--max-concurrent N] [options]
   set-weight    --username NAME --weight N
   set-priority  --key PUBLIC_ID --priority interactive|batch
   allow-models  --username NAME --models A,B

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamakit_proxy.allowance import Allowance, Kind, Rule, duration, granted
+from llamakit_proxy.allowance import Allowance, Kind, Rule, duration
 from llamakit_proxy.identity import Identity
 from llamakit_proxy.limits import prompt_estimate, rules_of
 from llamakit_proxy.settings import from_values
@@ -48,14 +48,14 @@ def test_a_window_of_another_length_keeps_what_was_spent() -> None:
 
 
 def test_headers() -> None:
-    assert granted(SIXTY, 58).headers() == [
+    assert Allowance(SIXTY, True, 58).headers() == [
         (b"x-ratelimit-limit-requests", b"60"),
         (b"x-ratelimit-remaining-requests", b"58"),
         (b"x-ratelimit-reset-requests", b"1m1s"),
     ]
-    assert granted(Rule(Kind.TOKENS, 9, 60), -3).headers()[1][1] == b"0"
+    assert Allowance(Rule(Kind.TOKENS, 9, 60), False, 0, 2.0).headers()[2][1] == b"2s"
     for kind in (Kind.CONCURRENT, Kind.DAY, Kind.MONTH):
-        assert granted(Rule(kind, 5), 1).headers() == []
+        assert Allowance(Rule(kind, 5), True, 1).headers() == []
 
 
 def test_refusals() -> None:

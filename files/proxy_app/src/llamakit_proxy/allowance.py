@@ -7,6 +7,8 @@ from math import ceil
 from .errors import ApiError
 from .window import SLICES
 
+Header = tuple[bytes, bytes]
+
 
 class Kind(StrEnum):
     """What is counted."""
@@ -44,22 +46,14 @@ class Allowance:
     rule: Rule
     allowed: bool
     remaining: int
-    reset_seconds: float
-    """Until the whole limit is free again."""
+    reset_seconds: float | None = None
+    """Until the whole limit is free again; None when something was counted now."""
     retry_seconds: float | None = 0.0
     """Until the same can be asked again; None when it is more than there ever is."""
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
+    def headers(self) -> list[Header]:
         """OpenAI's rate limit headers; none for what OpenAI has none for."""
-        rule = self.rule
-        if not rule.window:
-            return []
-        kind = rule.kind.encode()
-        return [
-            (b"x-ratelimit-limit-" + kind, b"%d" % rule.limit),
-            (b"x-ratelimit-remaining-" + kind, b"%d" % self.remaining),
-            (b"x-ratelimit-reset-" + kind, duration(self.reset_seconds).encode()),
-        ]
+        return Headers(self.rule).of(self.remaining, self.reset_seconds)
 
     def refusal(self, amount: int) -> ApiError:
         """The 429 for a request that asked for ``amount`` and was not allowed."""
@@ -95,11 +89,27 @@ class Allowance:
         )
 
 
-def granted(rule: Rule, remaining: int, until_reset: float | None = None) -> Allowance:
-    """A yes. Without ``until_reset`` the last that was spent was spent now."""
-    if until_reset is None:
-        until_reset = rule.window * (1 + 1 / SLICES)
-    return Allowance(rule, True, max(0, remaining), until_reset)
+class Headers:
+    """OpenAI's rate limit headers of one rule; all but one are the same for each request."""
+
+    __slots__ = ("_limit", "_remaining", "_reset", "_usual")
+
+    def __init__(self, rule: Rule) -> None:
+        kind = rule.kind.encode()
+        self._limit = (b"x-ratelimit-limit-" + kind, b"%d" % rule.limit) if rule.window else None
+        self._remaining = b"x-ratelimit-remaining-" + kind
+        self._reset = b"x-ratelimit-reset-" + kind
+        # Whoever was let in was counted now, in a slice of the window that has just begun.
+        self._usual = (self._reset, duration(rule.window * (1 + 1 / SLICES)).encode())
+
+    def of(self, remaining: int, reset_seconds: float | None = None) -> list[Header]:
+        """Without ``reset_seconds`` something is counted now."""
+        if self._limit is None:
+            return []
+        reset = self._usual
+        if reset_seconds is not None:
+            reset = (self._reset, duration(reset_seconds).encode())
+        return [self._limit, (self._remaining, b"%d" % remaining), reset]
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ what it took. What it is decided on is the ledger's; this waits for it and answe
 import time
 from collections.abc import Sequence
 
-from .allowance import Allowance, Kind, Rule
+from .allowance import Kind, Rule
 from .charge import Charge, Rules
 from .exchange import Cause, Exchange
 from .identity import Identity
@@ -31,11 +31,6 @@ class Limits:
         self._feed = LeaseFeed(settings, self._ledger)
         self._rules: dict[tuple[int | None, ...], Rules] = {}
 
-    @property
-    def connected(self) -> bool:
-        """Whether the limits are shared with other processes now."""
-        return self._feed.connected
-
     async def start(self) -> None:
         """Connect to the accounts; returns after a few seconds also when Postgres is away."""
         await self._feed.start()
@@ -56,11 +51,7 @@ class Limits:
             for rule in (rules.concurrent, rules.requests)
             if rule is not None
         ]
-        answers = await self._acquire(meters, 1)
-        for answer in answers:
-            exchange.headers.extend(answer.headers())
-            if not answer.allowed:
-                raise answer.refusal(1)
+        await self._acquire(exchange, meters, 1)
         now = time.monotonic()
         for meter in meters:
             if meter.rule.kind is Kind.CONCURRENT:
@@ -76,11 +67,7 @@ class Limits:
         user = exchange.identity.user_id
         meters = [self._ledger.meter(user, rule) for rule in charge.rules.tokens]
         amount = prompt + completion
-        answers = await self._acquire(meters, amount)
-        for answer in answers:
-            exchange.headers.extend(answer.headers())
-            if not answer.allowed:
-                raise answer.refusal(amount)
+        await self._acquire(exchange, meters, amount)
         charge.meters, charge.reserved, charge.prompt = meters, amount, prompt
 
     def leave(self, exchange: Exchange) -> None:
@@ -98,30 +85,28 @@ class Limits:
         if self._ledger.due:
             self._feed.wake()
 
-    async def _acquire(self, meters: Sequence[Meter], amount: int) -> list[Allowance]:
-        """Hold ``amount`` of each, or of none. The answers end with the first that is a no."""
-        answers: list[Allowance] = []
-        held: list[Meter] = []
+    async def _acquire(self, exchange: Exchange, meters: Sequence[Meter], amount: int) -> None:
+        """Hold ``amount`` of each, or of none. ApiError 429 of the first that says no."""
+        held = 0
         try:
             for meter in meters:
                 now = time.monotonic()
                 if self._ledger.take(meter, amount, now):
-                    answer = meter.allowance(now)
+                    exchange.headers += meter.headers.of(meter.remaining(now))
                 else:
-                    refusal = meter.known_refusal(amount, now)
-                    answer = refusal or await self._feed.ask(meter, amount)
-                answers.append(answer)
-                if not answer.allowed:
-                    break
-                held.append(meter)
+                    answer = meter.known_refusal(amount, now)
+                    if answer is None:
+                        answer = await self._feed.ask(meter, amount)
+                    exchange.headers += answer.headers()
+                    if not answer.allowed:
+                        raise answer.refusal(amount)
+                held += 1
         finally:
-            if len(held) < len(meters):
-                now = time.monotonic()
-                for meter in held:
-                    self._ledger.settle(meter, amount, 0, now)
+            if held < len(meters):
+                for meter in meters[:held]:
+                    self._ledger.settle(meter, amount, 0, time.monotonic())
             if self._ledger.due:
                 self._feed.wake()
-        return answers
 
     def _rules_of(self, identity: Identity) -> Rules:
         key = (

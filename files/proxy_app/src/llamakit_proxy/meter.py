@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from math import inf
 
-from .allowance import Allowance, Kind, Rule, granted
+from .allowance import Allowance, Headers, Kind, Rule
 from .window import Window
 
 SCARCE = 4
@@ -76,9 +76,11 @@ class Meter:
     refused: Refusal | None = None
     here: Window = field(init=False)
     """What this process spent, whoever granted it."""
+    headers: Headers = field(init=False)
 
     def __post_init__(self) -> None:
         self.here = Window(self.rule.window)
+        self.headers = Headers(self.rule)
 
     @property
     def in_use(self) -> bool:
@@ -119,6 +121,7 @@ class Meter:
         """Another limit from now on: the lease was of the old one."""
         self.rule = rule
         self.here.length = rule.window
+        self.headers = Headers(rule)
         self.until = -inf
         self.refused = None
 
@@ -126,8 +129,11 @@ class Meter:
 
     def allowance(self, now: float) -> Allowance:
         """The yes to one who has just taken something."""
-        remaining = (self.free or 0) + self.left(now)
-        return granted(self.rule, remaining, self.until - now if self.rule.kind.calendar else None)
+        return Allowance(self.rule, True, self.remaining(now))
+
+    def remaining(self, now: float) -> int:
+        """What nobody has taken yet, as far as is known here."""
+        return max(0, (self.free or 0) + self.left(now))
 
     def known_refusal(self, amount: int, now: float) -> Allowance | None:
         """A no that was given a moment ago and still holds."""
@@ -148,7 +154,7 @@ class Meter:
         if used + amount <= rule.limit:
             self.held += amount
             self.used_at = now
-            return granted(rule, rule.limit - used - amount)
+            return Allowance(rule, True, rule.limit - used - amount)
         remaining = max(0, rule.limit - used)
         if amount > rule.limit:
             return Allowance(rule, False, remaining, 0.0, None)

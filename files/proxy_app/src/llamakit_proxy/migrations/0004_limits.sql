@@ -85,10 +85,9 @@ BEGIN
             INSERT INTO public.limit_accounts (user_id, kind)
             SELECT id, report.kind FROM public.users WHERE id = report.user_id
             ON CONFLICT DO NOTHING;
-            -- A user who was deleted has no account, and gets nothing.
+            -- A user who was deleted has no account. Their requests end within a second.
             EXIT WHEN NOT FOUND AND NOT EXISTS (SELECT FROM public.users WHERE id = report.user_id);
         END LOOP;
-        CONTINUE WHEN account IS NULL;
 
         moment := clock_timestamp();
         at_ms := floor(extract(epoch FROM moment) * 1000);
