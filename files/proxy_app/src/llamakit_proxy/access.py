@@ -15,7 +15,8 @@ _TABLES = (
 _FUNCTIONS = (
     "public.next_key_epoch(boolean), public.stamp_key_version(),"
     " public.ensure_request_partitions(integer),"
-    " public.duration_bucket(double precision), public.count_usage(), public.drop_old_requests()"
+    " public.duration_bucket(double precision), public.count_buckets(integer[]),"
+    " public.add_buckets(integer[], integer[]), public.count_usage(), public.drop_old_requests()"
 )
 _REVOKES = (
     f"REVOKE ALL ON {_TABLES} FROM PUBLIC, {{role}}",
