@@ -73,13 +73,14 @@ def test_the_request_log_and_its_sums_are_back(settings: Settings, backups: Back
         admin.execute(insert)
         # Of a day whose rows are dropped already.
         admin.execute(
-            "INSERT INTO llama_usage VALUES ('2020-01-01', 'ben', '-', '/', 1, 2, 0, 0, 0, 9, 9)"
+            "INSERT INTO llama_usage"
+            " VALUES ('2020-01-01', 'ben', '-', '/', 2, 0, 0, 0, 9, 9, array_fill(0, ARRAY[64]))"
         )
-        before = admin.execute("SELECT * FROM llama_usage ORDER BY 1, 2, 3, 4, 5").fetchall()
+        before = admin.execute("SELECT * FROM llama_usage ORDER BY 1, 2, 3, 4").fetchall()
     backups.make()
     assert backups.run("restore", "latest", "--yes").code == 0
     with connect(settings, Role.ADMIN) as admin:
-        after = admin.execute("SELECT * FROM llama_usage ORDER BY 1, 2, 3, 4, 5").fetchall()
+        after = admin.execute("SELECT * FROM llama_usage ORDER BY 1, 2, 3, 4").fetchall()
         assert after == before
         admin.execute(insert)
         assert admin.execute("SELECT count(*) FROM llama_requests").fetchone() == (100,)

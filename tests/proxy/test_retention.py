@@ -99,7 +99,7 @@ def test_the_proxy_can_not_shorten_it(settings: Settings) -> None:
             "SELECT * FROM llama_retention",
             "SELECT * FROM llama_usage",
             "DELETE FROM llama_usage",
-            "INSERT INTO llama_usage SELECT now(), 'a', 'm', '/', 1, 1, 1, 1, 1, 1, 1",
+            "INSERT INTO llama_usage SELECT now(), 'a', 'm', '/', 1, 1, 1, 1, 1, 1, '{}'",
             "SELECT duration_bucket(1)",
             "ALTER TABLE llama_requests DISABLE TRIGGER ALL",
         ):

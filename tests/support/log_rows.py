@@ -1,8 +1,10 @@
 """Rows of the request log for tests, and what of them is in the database."""
 
 import asyncio
+import bisect
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,14 +18,12 @@ _SUMS = """
 SELECT (created_at AT TIME ZONE 'UTC')::date, username, coalesce(model, '-'), path,
        count(*), count(*) FILTER (WHERE status_code >= 400), coalesce(sum(prompt_tokens), 0),
        coalesce(sum(completion_tokens), 0), sum(round(duration_ms * 1000)::bigint),
-       max(round(duration_ms * 1000)::bigint)
+       max(round(duration_ms * 1000)::bigint), array_agg(duration_ms)
 FROM llama_requests GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
-_USAGE = """
-SELECT day, username, model, path, sum(requests), sum(errors), sum(prompt_tokens),
-       sum(completion_tokens), sum(duration_us), max(max_duration_us)
-FROM llama_usage GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-"""
+_USAGE = "SELECT * FROM llama_usage ORDER BY day, username, model, path"
+# The buckets' upper ends in ms; the last bucket has none.
+_ENDS = [2 ** (number / 3) for number in range(63)]
 
 
 def row(number: int, **changes: Any) -> RequestRow:
@@ -64,7 +64,11 @@ def written(settings: Settings) -> set[str]:
 
 def check_usage(admin: psycopg.Connection) -> None:
     """The roll-ups are what the rows add up to."""
-    assert admin.execute(_USAGE).fetchall() == admin.execute(_SUMS).fetchall()
+    expected = []
+    for *sums, durations in admin.execute(_SUMS):
+        counts = Counter(bisect.bisect_left(_ENDS, duration) for duration in durations)
+        expected.append((*sums, [counts[bucket] for bucket in range(64)]))
+    assert admin.execute(_USAGE).fetchall() == expected
 
 
 async def written_within(log: RequestLog, seconds: float) -> None:

@@ -16,6 +16,7 @@ _FUNCTIONS = (
     "public.next_key_epoch(boolean), public.stamp_key_version(),"
     " public.ensure_request_partitions(integer), public.forget_limit_accounts(),"
     " public.settle_limits(jsonb), public.duration_bucket(double precision),"
+    " public.count_buckets(integer[]), public.add_buckets(integer[], integer[]),"
     " public.count_usage(), public.drop_old_requests()"
 )
 _REVOKES = (

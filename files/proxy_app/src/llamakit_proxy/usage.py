@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -15,51 +16,35 @@ DIMENSIONS = {
     "day": sql.SQL("to_char(day, 'YYYY-MM-DD')"),
 }
 
-# The 95th percentile lies in the bucket with which 95 % of the requests are reached; the average of
-# that bucket's durations is close to it.
+_BUCKETS = 64
 _QUERY = sql.SQL(
     """
-WITH counted AS (
-    SELECT day, username, model, duration_bucket, requests, errors, prompt_tokens,
-           completion_tokens, duration_us, max_duration_us
-    FROM llama_usage
-    WHERE day >= %(first_day)s
-    UNION ALL
-    SELECT (created_at AT TIME ZONE 'UTC')::date, username, coalesce(model, '-'),
-           duration_bucket(duration_ms), 1, (status_code >= 400)::integer,
-           coalesce(prompt_tokens, 0), coalesce(completion_tokens, 0),
-           round(duration_ms * 1000)::bigint, round(duration_ms * 1000)::bigint
-    FROM llama_requests
-    WHERE created_at >= %(since)s AND created_at < %(first_day)s::date
-), buckets AS (
-    SELECT {labels}
-           grouping({groups}) AS level,
-           sum(requests) AS requests,
-           sum(errors) AS errors,
-           sum(prompt_tokens) AS prompt_tokens,
-           sum(completion_tokens) AS completion_tokens,
-           sum(duration_us) AS duration_us,
-           max(max_duration_us) AS max_duration_us,
-           duration_bucket
-    FROM counted
-    WHERE (%(user)s::text IS NULL OR lower(username) = lower(%(user)s))
-          AND (%(model)s::text IS NULL OR model = %(model)s)
-    GROUP BY GROUPING SETS (({groups}, duration_bucket), (duration_bucket))
-), ranked AS (
-    SELECT *, sum(requests) OVER (PARTITION BY level, {names} ORDER BY duration_bucket)
-              >= 0.95 * sum(requests) OVER (PARTITION BY level, {names}) AS reached
-    FROM buckets
-)
-SELECT {names},
+SELECT {labels}
        sum(requests)::bigint AS requests,
        sum(errors)::bigint AS errors,
        sum(prompt_tokens)::bigint AS prompt_tokens,
        sum(completion_tokens)::bigint AS completion_tokens,
-       (sum(duration_us) / sum(requests) / 1000)::float8 AS average_ms,
-       (min(duration_us / requests) FILTER (WHERE reached) / 1000)::float8 AS p95_ms,
-       max(max_duration_us)::float8 / 1000 AS max_ms
-FROM ranked
-GROUP BY level, {names}
+       sum(duration_us)::bigint AS duration_us,
+       max(max_duration_us) AS max_duration_us,
+       ARRAY[{counts}] AS durations
+FROM (
+    SELECT day, username, model, requests, errors, prompt_tokens, completion_tokens, duration_us,
+           max_duration_us, durations
+    FROM llama_usage
+    WHERE day >= %(first_day)s
+    UNION ALL
+    SELECT (created_at AT TIME ZONE 'UTC')::date, username, coalesce(model, '-'),
+           count(*), count(*) FILTER (WHERE status_code >= 400),
+           coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+           sum(round(duration_ms * 1000)::bigint), max(round(duration_ms * 1000)::bigint),
+           count_buckets(array_agg(duration_bucket(duration_ms)))
+    FROM llama_requests
+    WHERE created_at >= %(since)s AND created_at < %(first_day)s::date
+    GROUP BY 1, 2, 3
+) AS counted
+WHERE (%(user)s::text IS NULL OR lower(username) = lower(%(user)s))
+      AND (%(model)s::text IS NULL OR model = %(model)s)
+GROUP BY GROUPING SETS (({groups}), ())
 """
 )
 _PARTITION = "SELECT to_regclass('public.llama_requests_' || to_char(%s::date, 'YYYYMMDD'))"
@@ -78,7 +63,7 @@ class Usage:
     average_ms: float | None
     """Duration as the client saw it; None without requests."""
     p95_ms: float | None
-    """No more than 9 % off, and usually much less."""
+    """From a histogram: no more than 26 % off, and usually much less."""
     max_ms: float | None
 
 
@@ -102,29 +87,57 @@ def report(
 
     When the rows of the day in which ``since`` lies are dropped already, the whole day counts.
     """
-    names = [sql.Identifier(f"by_{name}") for name in by]
     query = _QUERY.format(
         labels=sql.SQL("").join(
-            sql.SQL("{} AS {}, ").format(DIMENSIONS[name], identifier)
-            for name, identifier in zip(by, names, strict=True)
+            sql.SQL("{} AS {}, ").format(DIMENSIONS[name], sql.Identifier(f"by_{name}"))
+            for name in by
         ),
         groups=sql.SQL(", ").join(DIMENSIONS[name] for name in by),
-        names=sql.SQL(", ").join(names),
+        counts=sql.SQL(", ").join(
+            sql.SQL("sum(durations[{}])").format(bucket) for bucket in range(1, _BUCKETS + 1)
+        ),
     )
     first_day = _first_whole_day(connection, since)
     values = {"since": since, "first_day": first_day, "user": user, "model": model}
-    with connection.cursor(row_factory=dict_row) as cursor:
+    # Compiling so many sums takes longer than adding them up.
+    connection.execute("SET jit = off")
+    with connection.cursor(row_factory=dict_row, binary=True) as cursor:
         rows = cursor.execute(query, values).fetchall()
-    found = []
-    for row in rows:
-        labels = {name: row.pop(f"by_{name}") for name in by}
-        found.append(Usage(labels=labels, **row))
+    found = [_usage({name: row[f"by_{name}"] for name in by}, row) for row in rows]
     # Only the sum of all has no label: the columns themselves are never null.
-    nothing = Usage({}, 0, 0, 0, 0, None, None, None)
-    total = next((one for one in found if None in one.labels.values()), nothing)
+    total = next(one for one in found if None in one.labels.values())
     groups = [one for one in found if one is not total]
     groups.sort(key=lambda one: (one.labels.get("day", ""), -one.requests, *one.labels.values()))
     return Report(groups, total)
+
+
+def _usage(labels: dict[str, str], row: dict[str, Any]) -> Usage:
+    requests = row["requests"]
+    if not requests:
+        return Usage(labels, 0, 0, 0, 0, None, None, None)
+    return Usage(
+        labels,
+        requests,
+        row["errors"],
+        row["prompt_tokens"],
+        row["completion_tokens"],
+        average_ms=row["duration_us"] / requests / 1000,
+        p95_ms=_percentile(row["durations"], 0.95 * requests, row["max_duration_us"] / 1000),
+        max_ms=row["max_duration_us"] / 1000,
+    )
+
+
+def _percentile(durations: Sequence[int], rank: float, longest_ms: float) -> float:
+    """The duration that so many requests do not exceed, as if those of a bucket were spread evenly
+    over it. The buckets are those of the database's duration_bucket()."""
+    below = 0
+    for bucket, count in enumerate(durations):
+        if below + count >= rank:
+            low = 2 ** ((bucket - 1) / 3) if bucket else 0.0
+            high = longest_ms if bucket == _BUCKETS - 1 else min(2 ** (bucket / 3), longest_ms)
+            return low + (high - low) * (rank - below) / count
+        below += count
+    return longest_ms
 
 
 def _first_whole_day(connection: psycopg.Connection, since: datetime) -> date:

@@ -20,7 +20,7 @@ def add_commands(commands: Any) -> None:
     parser = commands.add_parser(
         "usage",
         help=text,
-        description=f"{text.capitalize()}. P95 comes from a histogram and is at most 9 % off.",
+        description=f"{text.capitalize()}. P95 comes from a histogram and is at most 26 % off.",
     )
     parser.add_argument("--user", metavar="NAME", help="only this user")
     parser.add_argument("--model", metavar="ID", help="only this model")

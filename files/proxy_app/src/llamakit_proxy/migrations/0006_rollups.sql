@@ -1,29 +1,44 @@
 -- Usage per UTC day, counted as the rows of the request log come in and kept when they are dropped;
 -- and how long they are kept.
 
--- A row for each day, user, model, route and duration: what is asked for is always a sum of rows.
 CREATE TABLE public.llama_usage (
     day               date NOT NULL,
     username          text NOT NULL,
     model             text NOT NULL,
     path              text NOT NULL,
-    duration_bucket   smallint NOT NULL,
     requests          bigint NOT NULL,
     errors            bigint NOT NULL,
     prompt_tokens     bigint NOT NULL,
     completion_tokens bigint NOT NULL,
     duration_us       bigint NOT NULL,
     max_duration_us   bigint NOT NULL,
-    PRIMARY KEY (day, username, model, path, duration_bucket)
-) WITH (fillfactor = 80);
+    durations         integer[] NOT NULL,
+    PRIMARY KEY (day, username, model, path)
+) WITH (fillfactor = 70);
 COMMENT ON COLUMN public.llama_usage.model IS '- for requests that named none';
 COMMENT ON COLUMN public.llama_usage.errors IS 'answered with a status of 400 or more';
 COMMENT ON COLUMN public.llama_usage.duration_us IS 'whole microseconds, so that sums are exact in any order';
+COMMENT ON COLUMN public.llama_usage.durations IS 'how many requests are in each of the 64 buckets of duration_bucket()';
 
--- Buckets 0 to 255, each a 1/8 octave (9 %) wide: n has the durations up to 2^(n/8) ms.
-CREATE FUNCTION public.duration_bucket(duration_ms double precision) RETURNS smallint
+-- Buckets 1 to 64, each a third of an octave (26 %) wide: n has durations up to 2^((n - 1) / 3) ms,
+-- the last one all that are longer, too.
+CREATE FUNCTION public.duration_bucket(duration_ms double precision) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT least(ceil(8 * ln(greatest(duration_ms, 1)) / ln(2.0::double precision)), 255)::smallint
+    SELECT least(1 + ceil(3 * ln(greatest(duration_ms, 1)) / ln(2.0::double precision)), 64)::integer
+$$;
+
+CREATE FUNCTION public.count_buckets(buckets integer[]) RETURNS integer[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT array_agg(count ORDER BY bucket)
+    FROM (SELECT bucket, count(found)::integer
+          FROM generate_series(1, 64) AS bucket LEFT JOIN unnest(buckets) AS found ON found = bucket
+          GROUP BY bucket) AS counted (bucket, count)
+$$;
+
+CREATE FUNCTION public.add_buckets(these integer[], those integer[]) RETURNS integer[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT array_agg(one + other ORDER BY bucket)
+    FROM unnest(these, those) WITH ORDINALITY AS pair (one, other, bucket)
 $$;
 
 -- Every row is counted once, by the statement that adds it, whoever that is: a row that was there
@@ -34,17 +49,19 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO public.llama_usage AS counted
     SELECT (created_at AT TIME ZONE 'UTC')::date, username, coalesce(model, '-'), path,
-           public.duration_bucket(duration_ms), count(*), count(*) FILTER (WHERE status_code >= 400),
+           count(*), count(*) FILTER (WHERE status_code >= 400),
            coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
-           sum(round(duration_ms * 1000)::bigint), max(round(duration_ms * 1000)::bigint)
-    FROM added GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
-    ON CONFLICT (day, username, model, path, duration_bucket) DO UPDATE SET
+           sum(round(duration_ms * 1000)::bigint), max(round(duration_ms * 1000)::bigint),
+           public.count_buckets(array_agg(public.duration_bucket(duration_ms)))
+    FROM added GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+    ON CONFLICT (day, username, model, path) DO UPDATE SET
         requests = counted.requests + excluded.requests,
         errors = counted.errors + excluded.errors,
         prompt_tokens = counted.prompt_tokens + excluded.prompt_tokens,
         completion_tokens = counted.completion_tokens + excluded.completion_tokens,
         duration_us = counted.duration_us + excluded.duration_us,
-        max_duration_us = greatest(counted.max_duration_us, excluded.max_duration_us);
+        max_duration_us = greatest(counted.max_duration_us, excluded.max_duration_us),
+        durations = public.add_buckets(counted.durations, excluded.durations);
     RETURN NULL;
 END
 $$;
@@ -56,10 +73,11 @@ CREATE TRIGGER llama_requests_count
     FOR EACH STATEMENT EXECUTE FUNCTION public.count_usage();
 INSERT INTO public.llama_usage
 SELECT (created_at AT TIME ZONE 'UTC')::date, username, coalesce(model, '-'), path,
-       public.duration_bucket(duration_ms), count(*), count(*) FILTER (WHERE status_code >= 400),
+       count(*), count(*) FILTER (WHERE status_code >= 400),
        coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
-       sum(round(duration_ms * 1000)::bigint), max(round(duration_ms * 1000)::bigint)
-FROM public.llama_requests GROUP BY 1, 2, 3, 4, 5;
+       sum(round(duration_ms * 1000)::bigint), max(round(duration_ms * 1000)::bigint),
+       public.count_buckets(array_agg(public.duration_bucket(duration_ms)))
+FROM public.llama_requests GROUP BY 1, 2, 3, 4;
 
 -- Set by init-db, because a proxy that was broken into must not be able to shorten it.
 CREATE TABLE public.llama_retention (
