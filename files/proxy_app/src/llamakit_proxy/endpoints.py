@@ -11,6 +11,7 @@ from .embeddings import Embedder
 from .errors import ApiError, invalid
 from .exchange import Exchange
 from .fan_out import FanOut
+from .queue import AdmissionQueue
 from .relay import Relay
 from .routes import Kind, Route
 from .service import Service
@@ -69,8 +70,11 @@ async def _generate(service: Service, exchange: Exchange, route: Route, prepared
     _measure_overhead(exchange)
     exchange.watch_client()
 
+    # The same one for all generations of the request, whatever becomes of the route.
+    queue = service.backends.queue(route)
+
     async def ask(relay: Relay, document: dict[str, Any]) -> None:
-        await _ask(service, exchange, route, relay, document)
+        await _ask(service, exchange, queue, relay, document)
 
     if prepared.others:
         places = sum(backend.capacity for backend in route.backends)
@@ -85,11 +89,15 @@ async def _generate(service: Service, exchange: Exchange, route: Route, prepared
 
 
 async def _ask(
-    service: Service, exchange: Exchange, route: Route, relay: Relay, document: dict[str, Any]
+    service: Service,
+    exchange: Exchange,
+    queue: AdmissionQueue,
+    relay: Relay,
+    document: dict[str, Any],
 ) -> None:
     """One generation: a place in the queue, then all that the backend says."""
     body = request_body.dump(document)
-    with service.backends.queue(route).enter(_user(exchange)) as place:
+    with queue.enter(_user(exchange)) as place:
         with _timed(exchange):
             await relay.wait(place)
         await relay.run(service.backends.upstream(place.backend), body)
