@@ -76,6 +76,13 @@ def test_tools_are_shown_as_they_are_but_for_control_marks() -> None:
     assert refused(HERMES, tools=[tool], tool_choice="required").code == "unsupported_schema"
 
 
+def test_definitions_that_nothing_refers_to_may_be_anything() -> None:
+    function = {"name": "f", "parameters": {"type": "object", "$defs": "none"}}
+    tools = [TOOL, {"type": "function", "function": function}]
+    schema = chat(HERMES, tools=tools, tool_choice="required").document["response_format"]["schema"]
+    assert len(schema["anyOf"]) == 2
+
+
 def test_one_of_several_tools_is_required() -> None:
     node = {
         "$defs": {"N": {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}}},

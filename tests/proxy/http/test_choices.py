@@ -192,6 +192,23 @@ async def test_the_failure_of_one_ends_all(proxy: Proxy, key: str, stream: bool)
     assert len(fake.calls) == 2
 
 
+async def test_a_route_that_goes_meanwhile(proxy: Proxy, key: str) -> None:
+    async def remove(call: Call) -> None:
+        proxy.models = [model for model in proxy.models if model["id"] != "brief"]
+        proxy.write_routes()
+        deadline = time.monotonic() + 20
+        while "brief" in (await asyncio.to_thread(proxy.page, "/readyz")).text:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        await recite(call)
+
+    async with fake_backend(remove) as fake, proxy.openai(key) as client:
+        await asyncio.to_thread(proxy.route, "brief", fake.url)
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(model="brief", messages=say(), n=2)
+    assert caught.value.status_code == 503
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_ends_all(proxy: Proxy, stream: bool) -> None:
     name = f"leaver-{stream}".lower()

@@ -51,8 +51,11 @@ class Backends:
             self._upstreams.pop(gone).close()
 
     def queue(self, route: Route) -> AdmissionQueue:
-        """The queue of a route of the present table."""
-        return self._queues[route.id]
+        """The queue of a route; ApiError 503 when a reload has just removed it."""
+        queue = self._queues.get(route.id)
+        if queue is None:
+            raise backend_away()
+        return queue
 
     def upstream(self, url: str) -> Upstream:
         """The client of a backend; ApiError 503 when a reload has just removed it."""

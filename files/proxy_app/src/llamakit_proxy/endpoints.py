@@ -13,7 +13,7 @@ from .errors import ApiError, invalid
 from .exchange import Exchange
 from .fan_out import FanOut
 from .limits import prompt_estimate
-from .queue import Place
+from .queue import AdmissionQueue, Place
 from .relay import Relay
 from .routes import Kind, Route
 from .service import Service
@@ -72,7 +72,7 @@ async def embedding(service: Service, exchange: Exchange) -> None:
     await service.limits.reserve(exchange, min(prompt_estimate(exchange.request_bytes), most), 0)
     _measure_overhead(exchange)
     exchange.watch_client()
-    with _enter(service, exchange, route) as place:
+    with _enter(service, exchange, service.backends.queue(route)) as place:
         await complete(exchange, service.backends, place, embedder)
     exchange.enter(None)
     exchange.prompt_tokens, exchange.completion_tokens = embedder.tokens, 0
@@ -81,20 +81,17 @@ async def embedding(service: Service, exchange: Exchange) -> None:
 
 async def _generate(service: Service, exchange: Exchange, route: Route, prepared: Prepared) -> None:
     exchange.stream = prepared.stream
-    documents = [prepared.document, *prepared.others]
-    bodies = [request_body.dump(document) for document in documents]
-    completion = sum(document["max_tokens"] for document in documents)
-    most = max(1, route.n_ctx - prepared.document["max_tokens"])
-    # A prompt is read once, however many choices it has.
-    prompts = bodies[:: len(bodies) // prepared.prompts]
-    prompt = sum(min(prompt_estimate(len(body)), most) for body in prompts)
-    await service.limits.reserve(exchange, prompt, completion)
+    bodies = [request_body.dump(document) for document in (prepared.document, *prepared.others)]
+    await service.limits.reserve(exchange, *_tokens(route, prepared, bodies))
     _measure_overhead(exchange)
     exchange.watch_client()
 
+    # The same one for all generations of the request, whatever becomes of the route.
+    queue = service.backends.queue(route)
+
     async def ask(relay: Relay) -> None:
         """One generation: a place in the queue, then all that a backend says."""
-        with _enter(service, exchange, route, relay.request) as place:
+        with _enter(service, exchange, queue, relay.request) as place:
             await complete(exchange, service.backends, place, relay)
 
     if prepared.others:
@@ -110,18 +107,29 @@ async def _generate(service: Service, exchange: Exchange, route: Route, prepared
         relay.close()
 
 
+def _tokens(route: Route, prepared: Prepared, bodies: list[bytes]) -> tuple[int, int]:
+    """How many tokens the prompts and the answers may take."""
+    answer: int = prepared.document["max_tokens"]
+    room = max(1, route.n_ctx - answer)
+    # A prompt counts once, however many choices it has.
+    prompts = bodies[:: len(bodies) // prepared.prompts]
+    return sum(min(prompt_estimate(len(body)), room) for body in prompts), answer * len(bodies)
+
+
 def _enter(
-    service: Service, exchange: Exchange, route: Route, document: dict[str, Any] | None = None
+    service: Service,
+    exchange: Exchange,
+    queue: AdmissionQueue,
+    document: dict[str, Any] | None = None,
 ) -> Place:
-    """A place in the route's queue. ``document`` is the prompt to go back to, where there is a
-    choice."""
+    """A place in the queue. ``document`` is the prompt to go back to, where there is a choice."""
     identity = exchange.identity
     if identity is None:
         raise RuntimeError("a request without an identity got past authentication")
     talk = None
-    if document is not None and len(route.backends) > 1:
+    if document is not None and queue.has_replicas:
         talk = conversation(identity.user_id, document)
-    return service.backends.queue(route).enter(
+    return queue.enter(
         identity.user_id,
         weight=identity.weight,
         batch=identity.batch,

@@ -135,6 +135,11 @@ class AdmissionQueue:
         """How long a request holds a place, as a moving average: for Retry-After."""
 
     @property
+    def has_replicas(self) -> bool:
+        """Whether there is a choice of backends."""
+        return len(self._capacities) > 1
+
+    @property
     def waiting(self) -> int:
         """How many wait now."""
         return self._scheduler.depth

@@ -86,6 +86,8 @@ class CallReader:
         self._place: Place = "start"
         self._held = ""
         """Text that may turn out to be a call. A call in the making begins with its mark."""
+        self._gap = ""
+        """White space before a call in the making: part of the text if it is none."""
         self._marked = False
         self._json: _JsonEnd | None = None
         self._name: str | None = None
@@ -100,8 +102,8 @@ class CallReader:
     def finish(self) -> list[str | Call]:
         """The rest, when the answer is over."""
         found = self._read()
-        rest = self._held.lstrip(_BETWEEN) if self._place == "after" else self._held
-        self._held = ""
+        rest = self._held.lstrip(_BETWEEN) if self._place == "after" else self._gap + self._held
+        self._held = self._gap = ""
         return [*found, rest] if rest else found
 
     def _read(self) -> list[str | Call]:
@@ -120,7 +122,8 @@ class CallReader:
 
     def _start(self, _found: list[str | Call]) -> bool:
         rest = self._held.lstrip()
-        return self._begin(rest) or (not self._may_begin(rest) and self._go("text"))
+        gap = self._held[: len(self._held) - len(rest)]
+        return self._begin(rest, gap) or (not self._may_begin(rest) and self._go("text"))
 
     def _text(self, found: list[str | Call]) -> bool:
         mark = self._dialect.mark
@@ -129,7 +132,7 @@ class CallReader:
             text, rest = self._held[:at].rstrip(), self._held[at:]
             if text:
                 found.append(text)
-            return self._begin(rest)
+            return self._begin(rest, self._held[len(text) : at])
         kept = _open_end(self._held, mark)
         if kept < len(self._held):
             end = len(self._held) - kept
@@ -143,20 +146,16 @@ class CallReader:
             if not self._hopeless():
                 return False
             # The mark alone, so that another one right after it is not overlooked.
-            end = max(len(self._dialect.mark), 1)
-            found.append(held[:end])
-            self._held = held[end:]
-            return self._go("text")
+            return self._give_back(len(self._dialect.mark), found)
         if self._json is None:
             return False
         json_end = self._json.find(held)
         if json_end is None:
             return False
         calls = self._parse(held[self._json.start : json_end])
-        self._held = held[json_end:]
         if calls is None:
-            found.append(held[:json_end])
-            return self._go("text")
+            return self._give_back(json_end, found)
+        self._held, self._gap = held[json_end:], ""
         for call in calls:
             if self._parallel or not self.called:
                 found.append(call)
@@ -175,18 +174,24 @@ class CallReader:
         self._held = rest
         return self._go("text")
 
+    def _give_back(self, end: int, found: list[str | Call]) -> bool:
+        """What is held up to ``end`` was no call."""
+        found.append(self._gap + self._held[:end])
+        self._held, self._gap = self._held[end:], ""
+        return self._go("text")
+
     def _go(self, place: Place) -> bool:
         self._place = place
         return True
 
-    def _begin(self, rest: str) -> bool:
-        """Whether ``rest`` begins a call; then it is what is read on."""
+    def _begin(self, rest: str, gap: str = "") -> bool:
+        """Whether ``rest`` begins a call; then it is what is read on. ``gap`` stands before it."""
         mark = self._dialect.mark
         self._marked = bool(mark) and rest.startswith(mark)
         bare = self._dialect.bare and self._place != "text" and rest[:1] in ("{", "[")
         if not self._marked and not (bare and not self._may_be_mark(rest)):
             return False
-        self._held = rest
+        self._held, self._gap = rest, gap
         self._json = self._name = None
         return self._go("call")
 

@@ -135,14 +135,16 @@ def _shown(value: Any) -> Any:
 
 def _any_of(tools: dict[str, dict[str, Any]], arguments: str, param: str) -> dict[str, Any]:
     """The schema of a call of one of the tools; their definitions are renamed and put together."""
-    calls, definitions = [], {}
+    calls: list[dict[str, Any]] = []
+    definitions: dict[str, Any] = {}
     for index, (name, tool) in enumerate(tools.items()):
         parameters = tool["parameters"]
         schema_guard.check(parameters, f"{param}[{index}].parameters")
         parameters = _with_prefix(parameters, f"{index}-")
         for place in ("$defs", "definitions"):
-            for key, definition in parameters.pop(place, {}).items():
-                definitions[f"{index}-{key}"] = definition
+            # What nothing refers to was not checked, and may be anything.
+            if isinstance(held := parameters.pop(place, None), dict):
+                definitions |= {f"{index}-{place}-{key}": value for key, value in held.items()}
         calls.append(
             {
                 "type": "object",
@@ -162,7 +164,7 @@ def _with_prefix(schema: Any, prefix: str) -> Any:
         return schema
     renamed = {key: _with_prefix(item, prefix) for key, item in schema.items()}
     if isinstance(reference := schema.get("$ref"), str):
-        renamed["$ref"] = f"#/$defs/{prefix}{reference.rsplit('/', 1)[-1]}"
+        renamed["$ref"] = f"#/$defs/{prefix}{reference[2:].replace('/', '-')}"
     return renamed
 
 
