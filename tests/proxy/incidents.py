@@ -207,7 +207,7 @@ INCIDENTS = (
             f"{HTTP}/test_reverse_proxy.py::test_who_may_read_the_metrics_without_a_key",
             f"{HTTP}/test_reverse_proxy.py::test_the_log_has_the_client_a_trusted_proxy_names",
             f"{HTTP}/test_reverse_proxy.py::test_without_the_setting_the_log_has_the_peer",
-            "unit/test_limits.py::test_memory_is_bounded",
+            "unit/test_ledger.py::test_the_number_of_meters_is_bounded",
         ),
     ),
     Incident(
@@ -217,7 +217,10 @@ INCIDENTS = (
         (
             f"{HTTP}/test_gate.py::test_rate_limit_holds_in_parallel",
             f"{HTTP}/test_gate.py::test_rate_limit",
-            "unit/test_limits.py::test_never_too_many_and_never_too_strict",
+            "unit/test_ledger.py::test_never_more_than_the_limit",
+            f"{HTTP}/test_limits.py::test_two_hosts_hammered_reach_the_limit_and_never_exceed_it",
+            f"{HTTP}/test_limits.py::test_every_path_costs_one_request",
+            f"{HTTP}/test_limits.py::test_a_killed_worker_forgets_nothing",
             f"{HTTP}/test_disconnect.py::test_one_user_can_not_keep_the_others_waiting",
         ),
     ),
