@@ -69,6 +69,7 @@ async def _page() -> str:
         exchange.ttft_seconds = exchange.queue_seconds = exchange.overhead_seconds = 0.001
     exchange.model, exchange.status = "m", 200
     exchange.prompt_tokens = exchange.completion_tokens = 2
+    exchange.failovers = 1
     service.metrics.observe(exchange, 0.01)
     exchange.close()
     said = bytearray()
