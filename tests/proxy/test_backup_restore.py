@@ -11,7 +11,7 @@ import httpx
 import psycopg
 import pytest
 
-from llamakit_proxy import provision, users
+from llamakit_proxy import migrate, provision, users
 from llamakit_proxy.database import DatabaseError, Role, connect
 from llamakit_proxy.schema import initialise
 from llamakit_proxy.settings import Settings
@@ -201,11 +201,11 @@ def test_a_dump_of_something_else_is_refused(
 
 
 def test_a_dump_of_an_earlier_release_is_migrated(settings: Settings, backups: Backups) -> None:
-    add(settings, "anna")
     with connect(settings, Role.ADMIN) as admin:
-        admin.execute("DROP TABLE llama_requests CASCADE")
-        admin.execute("DROP FUNCTION ensure_request_partitions")
-        admin.execute("DELETE FROM schema_migrations WHERE version = 2")
+        admin.execute("DROP SCHEMA public CASCADE")
+        admin.execute("CREATE SCHEMA public")
+        migrate.migrate(admin, migrate.packaged()[:1])
+    add(settings, "anna")
     backups.make()
     done = backups.run("restore", "latest", "--yes")
     assert done.code == 0, done.err

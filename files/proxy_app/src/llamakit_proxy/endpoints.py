@@ -70,8 +70,8 @@ async def embedding(service: Service, exchange: Exchange) -> None:
 async def _generate(service: Service, exchange: Exchange, route: Route, prepared: Prepared) -> None:
     exchange.stream = prepared.stream
     body = request_body.dump(prepared.document)
-    completion: int = prepared.document["max_tokens"]
-    prompt = min(prompt_estimate(len(body)), max(1, route.n_ctx - completion))
+    prompt = min(prompt_estimate(len(body)), route.n_ctx)
+    completion = min(prepared.document["max_tokens"], route.n_ctx - prompt)
     await service.limits.reserve(exchange, prompt, completion)
     _measure_overhead(exchange)
     exchange.watch_client()
