@@ -28,7 +28,7 @@ class Role(Enum):
     """As whom to connect."""
 
     PROXY = "proxy"
-    """Serves requests: reads keys, adds rows to the request log, nothing else."""
+    """Serves requests: reads keys, adds rows to the request log, leases from limits, no more."""
     ADMIN = "admin"
     """Owns the database: migrations, users, usage."""
     SUPERUSER = "superuser"

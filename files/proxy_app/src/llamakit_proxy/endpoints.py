@@ -108,12 +108,12 @@ async def _generate(service: Service, exchange: Exchange, route: Route, prepared
 
 
 def _tokens(route: Route, prepared: Prepared, bodies: list[bytes]) -> tuple[int, int]:
-    """How many tokens the prompts and the answers may take."""
-    answer: int = prepared.document["max_tokens"]
-    room = max(1, route.n_ctx - answer)
+    """How many tokens the prompts and the answers may take: never more than the context holds."""
+    choices = len(bodies) // prepared.prompts
+    most: int = prepared.document["max_tokens"]
+    prompts = [min(prompt_estimate(len(body)), route.n_ctx) for body in bodies[::choices]]
     # A prompt counts once, however many choices it has.
-    prompts = bodies[:: len(bodies) // prepared.prompts]
-    return sum(min(prompt_estimate(len(body)), room) for body in prompts), answer * len(bodies)
+    return sum(prompts), choices * sum(min(most, route.n_ctx - prompt) for prompt in prompts)
 
 
 def _enter(

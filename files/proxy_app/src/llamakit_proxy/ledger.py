@@ -170,7 +170,7 @@ class Ledger:
     def close(self) -> None:
         """From now on leases are given back."""
         self._closing = True
-        self._due.update(dict.fromkeys(self._rounds))
+        self._due.update(dict.fromkeys([*self._rounds, *self._again]))
 
     def reports(self, now: float, most: int) -> list[Report]:
         """What there is to report; each is to be answered by ``apply`` or ``lose``."""

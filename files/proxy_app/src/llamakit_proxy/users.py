@@ -67,9 +67,7 @@ LIMITS = (
     "day_budget", "month_budget",
 )  # fmt: skip
 """The columns of a user's limits: 0 for no limit (a window never is), None for the default."""
-NO_LIMITS: dict[str, int | None] = {
-    name: 0 for name in LIMITS if not name.endswith("_seconds")
-}
+NO_LIMITS: dict[str, int | None] = {name: 0 for name in LIMITS if not name.endswith("_seconds")}
 
 _SELECT_USERS = """
 SELECT users.id, username, status, rate_limit, rate_window_seconds, token_limit,
