@@ -61,7 +61,7 @@ class Chunks:
         self.finish_reason: str | None = None
         self.done = False
         self._plain = style.plain
-        self._call_id = f"call_{secrets.token_hex(12)}"
+        self._call_id = "" if style.tool is None else f"call_{secrets.token_hex(12)}"
         self._named = False
         self._last: dict[str, Any] | None = None
 
@@ -100,9 +100,7 @@ class Chunks:
             if self.style.tool is not None and not self._rewrite_call(choice):
                 return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ApiError(
-                502, "backend_error", "The model server sent something that can't be read."
-            ) from error
+            raise unreadable() from error
         if reason is None:
             return dict(chunk)
         self.finish_reason = reason
@@ -196,6 +194,11 @@ def failure(error: object, style: Style | None = None) -> ApiError:
             code="unsupported_messages",
         )
     return ApiError(502, "backend_error", "The model server failed on this request.")
+
+
+def unreadable() -> ApiError:
+    """502: what a backend sent is not what backends send."""
+    return ApiError(502, "backend_error", "The model server sent something that can't be read.")
 
 
 def too_long(tokens: object, n_ctx: object, style: Style | None = None) -> ApiError:

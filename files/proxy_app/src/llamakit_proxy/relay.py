@@ -5,7 +5,7 @@ import time
 
 from . import sse, wire
 from .assemble import Assembly
-from .chunks import Chunks
+from .chunks import Chunks, unreadable
 from .errors import ApiError, backend_away
 from .exchange import Cause, Exchange
 from .queue import Place
@@ -77,9 +77,7 @@ class Relay:
         except BrokenError:
             raise backend_broke() from None
         except sse.EventTooLargeError:
-            raise ApiError(
-                502, "backend_error", "The model server sent something that can't be read."
-            ) from None
+            raise unreadable() from None
         finally:
             self._count()
             upstream.release(connection)
@@ -153,10 +151,7 @@ class Relay:
         chunks = self._chunks
         assembly = Assembly(chunks)
         while not chunks.done:
-            for payload in await self._payloads(connection):
-                chunk = chunks.parse(payload)
-                if chunk is not None:
-                    assembly.add(chunk)
+            assembly.take(await self._payloads(connection))
         chunks.check_end()
         self._rest = wire.encode_leniently(assembly.document())
 
@@ -187,6 +182,8 @@ class Relay:
         """Let the backend end its answer, so that the connection can be used again."""
         self._progress.stop()
         self._silence.stop()
+        if connection.complete:
+            return
         try:
             async with asyncio.timeout(END_SECONDS):
                 while not connection.complete:
