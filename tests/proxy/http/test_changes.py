@@ -205,7 +205,7 @@ async def test_new_limits_hold_for_new_requests(releases: Releases) -> None:
     async with running_stream(proxy) as (fake, go_on, stream), proxy.client(key) as client:
         answer = await client.get("/v1/models")
         assert answer.headers["x-ratelimit-limit-requests"] == "60"
-        releases.add("two", LLAMA_PROXY_RATE_LIMIT="2", LLAMA_PROXY_MAX_TOKENS="7")
+        releases.add("two", LLAMA_PROXY_RATE_LIMIT="3", LLAMA_PROXY_MAX_TOKENS="7")
         releases.use("two")
         reload(proxy)
         await asyncio.to_thread(
@@ -213,10 +213,11 @@ async def test_new_limits_hold_for_new_requests(releases: Releases) -> None:
         )
         runs = await asyncio.to_thread(proxy.page, "/metrics")
         assert 'llamakit_build_info{version="0.1.0",release="two"} 1.0' in runs.text
+        # What was asked of the process before counts, too.
         async with proxy.client(key) as new:
             answers = [await new.get("/v1/models") for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
-        assert answers[0].headers["x-ratelimit-limit-requests"] == "2"
+        assert answers[0].headers["x-ratelimit-limit-requests"] == "3"
         # The routes say nothing of tokens: the default is the new one.
         plain = model_entry("plain", fake.url)
         del plain["max_tokens"]
