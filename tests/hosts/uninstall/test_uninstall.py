@@ -14,6 +14,7 @@ ALLOWED = {
     "by adding and removing users and packages",
     r"^(users|groups): \+ (postgres|ssl-cert):": "a package's account, which Debian never removes",
     r"/(root|tmp|var/tmp)(/|$)": "Ansible's and systemd's temporary files",
+    r"/etc/default/locale$": "a link that the package locales takes with it when it goes",
     r"/usr/(lib|share)/python3(/|$).*__pycache__": "what Python has compiled",
 }
 
