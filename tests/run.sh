@@ -136,7 +136,7 @@ check() {
 
 lint() {
   check ruff ruff check --quiet --output-format concise .
-  check mypy mypy --no-error-summary --hide-error-context files/*/src playbooks/plugins tests
+  check mypy mypy --no-error-summary --hide-error-context files/*/src playbooks/plugins tests benchmarks
   check shellcheck shellcheck --external-sources ./*.sh files/console/*.sh bin/*.sh tests/*.sh .ci/run
   check yamllint yamllint --strict .
   check ansible-lint ansible-lint -q --nocolor

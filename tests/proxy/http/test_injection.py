@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from llamakit_proxy.exchange import Exchange
+from llamakit_proxy.exchange import CONNECTION, Exchange
 from llamakit_proxy.identity import Identity
 from llamakit_proxy.logging import request_line
 from support.fake_backend import DONE, END, HEAD, Call, chunked, delta, fake_backend, usage
@@ -128,7 +128,8 @@ async def test_every_field_of_the_log_holds_in_one_line() -> None:
     async def nothing(*_: Any) -> Any:
         raise AssertionError
 
-    scope = {"type": "http", "method": HOSTILE, "headers": [], "path": HOSTILE}
+    scope: dict[str, Any] = {"type": "http", "method": HOSTILE, "headers": [], "path": HOSTILE}
+    scope["extensions"] = {CONNECTION: None}
     exchange = Exchange(scope, nothing, nothing, HOSTILE, 1.0, client=HOSTILE)
     exchange.identity = Identity(
         user_id=1,

@@ -17,7 +17,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamakit_proxy.app import Application
-from llamakit_proxy.exchange import Exchange
+from llamakit_proxy.exchange import CONNECTION, Exchange
 from llamakit_proxy.service import Service
 from llamakit_proxy.settings import from_values
 from support.proxy import model_entry
@@ -63,8 +63,9 @@ async def _page() -> str:
             from_values({"LLAMA_PROXY_ROUTES": str(routes), "LLAMAKIT_SECRETS_DIR": name})
         )
     scope = {"type": "http", "method": "POST", "headers": [], "client": ("127.0.0.1", 1)}
+    answered = {**scope, "extensions": {CONNECTION: None}}
     path = "/v1/chat/completions"
-    exchange = Exchange(scope, _receive, _nowhere, path, 1, client="127.0.0.1")
+    exchange = Exchange(answered, _receive, _nowhere, path, 1, client="127.0.0.1")
     with exchange.asking(service.table.routes[0].backends[0]):
         exchange.ttft_seconds = exchange.queue_seconds = exchange.overhead_seconds = 0.001
     exchange.model, exchange.status = "m", 200

@@ -1,12 +1,24 @@
 """From the chunks of a stream to the one document a client without ``stream`` expects."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
-from .chunks import Chunks
+from . import wire
+from .chunks import Chunks, Style, unreadable
+
+_TEXT = re.compile(rb'"(?:content|text)": ?("[^"\\]*+(?:\\.[^"\\]*+)*+")')
+"""The text of a chunk, its quotes included. A key has plain quotes, inside a text they would be
+escaped, so this finds nothing else."""
 
 
 class Assembly:
-    """Collects chunks as ``Chunks.parse`` gives them."""
+    """Collects the payloads of a stream.
+
+    An answer's chunks differ in their text alone. Of those that are like the one before, all but
+    the text, the text is cut out unread, and all the texts are read in one go: that costs a
+    tenth of reading each chunk.
+    """
 
     def __init__(self, chunks: Chunks) -> None:
         self._chunks = chunks
@@ -16,9 +28,41 @@ class Assembly:
         self._arguments: list[str] = []
         """Of the last call."""
         self._logprobs: dict[str, list[Any]] = {}
+        self._before = self._after = b""
+        """What the last chunk that was read had around its text; empty when that is no help."""
+        self._cut: list[bytes] = []
+        """Texts as JSON, not read yet."""
+
+    def take(self, payloads: Iterable[bytes]) -> None:
+        """The next payloads. ApiError like ``Chunks.parse``."""
+        before, after = self._before, self._after
+        start, end = len(before), -len(after)
+        for payload in payloads:
+            if before and payload.startswith(before) and payload.endswith(after):
+                self._cut.append(payload[start:end])
+                continue
+            if self._cut:
+                self._read_cut()
+            chunks = self._chunks.parse(payload)
+            for chunk in chunks:
+                self.add(chunk)
+            if chunks:
+                before, after = _around_text(payload, chunks[0]["choices"][0], self._chunks.style)
+                start, end = len(before), -len(after)
+        self._before, self._after = before, after
+
+    def _read_cut(self) -> None:
+        try:
+            texts = wire.decode(b"[%b]" % b",".join(self._cut))
+        except ValueError as error:
+            raise unreadable() from error
+        if len(texts) != len(self._cut) or set(map(type, texts)) != {str}:
+            raise unreadable()
+        self._texts += texts
+        self._cut.clear()
 
     def add(self, chunk: dict[str, Any]) -> None:
-        """Take one chunk in."""
+        """Take in one chunk, as ``Chunks.parse`` gives it."""
         if self._first is None:
             self._first = chunk
         choice = chunk["choices"][0]
@@ -93,3 +137,15 @@ class Assembly:
             {key: value for key, value in call.items() if key != "index"} for call in self._calls
         ]
         return {**message, "tool_calls": calls}
+
+
+def _around_text(payload: bytes, choice: dict[str, Any], style: Style) -> tuple[bytes, bytes]:
+    """What a chunk has before and after its text; empty when others can't be told by that."""
+    if not style.plain or choice.get("logprobs"):
+        return b"", b""
+    if "delta" in choice and choice["delta"].keys() != {"content"}:
+        return b"", b""
+    text = _TEXT.search(payload)
+    if text is None:
+        return b"", b""
+    return payload[: text.start(1)], payload[text.end(1) :]

@@ -33,12 +33,16 @@ async def read(
     receive: Receive,
     limit: int,
     seconds: float = READ_TIMEOUT_SECONDS,
+    *,
+    has_come: bool = False,
 ) -> bytes:
     """The whole body. ApiError 413 over ``limit`` bytes, 408 after ``seconds``, 415 for what the
-    headers alone show not to be JSON."""
+    headers alone show not to be JSON. With ``has_come`` there is nothing to wait for."""
     headers = list(headers)
     try:
         check_headers(headers, limit)
+        if has_come:
+            return await _read(receive, limit)
         async with asyncio.timeout(seconds):
             return await _read(receive, limit)
     except TimeoutError:

@@ -111,9 +111,7 @@ class Chunks:
                 chunk["id"], choice["index"] = self.style.answer_id, self.style.index
             deltas = self._deltas(choice)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ApiError(
-                502, "backend_error", "The model server sent something that can't be read."
-            ) from error
+            raise unreadable() from error
         if reason is None:
             return [chunk] if deltas is None else _spread(chunk, deltas)
         chunks = _spread({**chunk, "choices": [{**choice, "finish_reason": None}]}, deltas or [])
@@ -219,6 +217,11 @@ def failure(error: object, style: Style | None = None) -> ApiError:
             code="unsupported_messages",
         )
     return ApiError(502, "backend_error", "The model server failed on this request.")
+
+
+def unreadable() -> ApiError:
+    """502: what a backend sent is not what backends send."""
+    return ApiError(502, "backend_error", "The model server sent something that can't be read.")
 
 
 def too_long(tokens: object, n_ctx: object, style: Style | None = None) -> ApiError:

@@ -155,7 +155,12 @@ def _patience(exchange: Exchange, most: float) -> float:
 async def _read(service: Service, exchange: Exchange) -> dict[str, Any]:
     limit = service.settings.max_body_bytes
     reading_since = time.perf_counter()
-    raw = await request_body.read(exchange.scope["headers"], exchange.receive, limit)
+    raw = await request_body.read(
+        exchange.scope["headers"],
+        exchange.receive,
+        limit,
+        has_come=exchange.connection.body_has_come,
+    )
     exchange.reading_seconds = time.perf_counter() - reading_since
     exchange.request_bytes = len(raw)
     return request_body.parse(raw)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from . import wire
 from .body import Receive
@@ -23,6 +23,8 @@ Header = tuple[bytes, bytes]
 
 ABORT = "llamakit.abort"
 """Name of the scope extension that drops the client's connection at once, unsent bytes too."""
+CONNECTION = "llamakit.connection"
+"""Name of the scope extension that is the client's connection."""
 
 CLIENT_CLOSED = 499
 
@@ -45,6 +47,29 @@ class Cause(Enum):
     CLIENT_SLOW = "client_too_slow"
     BACKEND_STALLED = "backend_timeout"
     STOPPING = "server_stopping"
+
+
+class ClientConnection(Protocol):
+    """What ASGI does not offer."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether a write would wait for the client now."""
+
+    @property
+    def body_has_come(self) -> bool:
+        """Whether reading the body would not wait for the client."""
+
+    def on_leaving(self, call: Callable[[], None] | None) -> None:
+        """Have this called, once, when the client goes, or has gone already; None for no call."""
+
+    def write(self, data: bytes) -> bool:
+        """Send more of a stream that has begun. False when that can't be done at once: nothing was
+        then."""
+
+    def answer(self, headers: list[Header], body: bytes) -> bool:
+        """Send the whole answer, a 200, in one go. False when that can't be done: nothing was
+        then."""
 
 
 class Exchange:
@@ -107,14 +132,14 @@ class Exchange:
         self.headers: list[Header] = [(b"x-request-id", self.request_id.encode())]
         """Sent with whatever the answer is."""
         self.loop = asyncio.get_running_loop()
+        self.connection: ClientConnection = scope["extensions"][CONNECTION]
         self._send = send
         self._task = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | None = None
+        self._watching = False
         self._last_event: Callable[[ApiError], bytes] | None = None
         self._closed = False
-        self._writing = Watchdog(
-            self.loop, write_seconds, lambda: self.interrupt(Cause.CLIENT_SLOW)
-        )
+        self._write_seconds = write_seconds
+        self._writing: Watchdog | None = None
 
     # -- the client ----------------------------------------------------------------------------
 
@@ -153,8 +178,13 @@ class Exchange:
     def header(self, name: bytes) -> bytes | None:
         """A request header's value; None when it is missing, or there several times, because
         then nobody knows which one counts."""
-        values = [value for key, value in self.scope["headers"] if key == name]
-        return values[0] if len(values) == 1 else None
+        found = None
+        for key, value in self.scope["headers"]:
+            if key == name:
+                if found is not None:
+                    return None
+                found = value
+        return found
 
     @property
     def client_request_id(self) -> str | None:
@@ -176,12 +206,8 @@ class Exchange:
 
     def watch_client(self) -> None:
         """From now on (the body has been read) a client that leaves interrupts the request."""
-        self._watcher = self.loop.create_task(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-        self.interrupt(Cause.CLIENT_GONE)
+        self._watching = True
+        self.connection.on_leaving(lambda: self.interrupt(Cause.CLIENT_GONE))
 
     def interrupt(self, cause: Cause) -> None:
         """Cut the request short, wherever it is: its task is cancelled and finds ``cause``."""
@@ -210,7 +236,11 @@ class Exchange:
         self.status = status
         self._stop_watching()
         length = (b"content-length", b"%d" % len(body))
-        await self._send_head([content_type, length, *self.headers, *headers])
+        head = [content_type, length, *self.headers, *headers]
+        if status == 200 and self.connection.answer(head, body):
+            self.response_bytes += len(body)
+            return
+        await self._send_head(head)
         await self._send_body(body, more=False)
 
     async def respond_json(self, status: int, document: object) -> None:
@@ -226,7 +256,10 @@ class Exchange:
 
     async def write(self, data: bytes) -> None:
         """More of a started stream."""
-        await self._send_body(data, more=True)
+        if self.connection.write(data):
+            self.response_bytes += len(data)
+        else:
+            await self._send_body(data, more=True)
 
     async def end_stream(self, data: bytes) -> None:
         """The last of a started stream."""
@@ -250,9 +283,7 @@ class Exchange:
             message["headers"] = [*message.get("headers", ()), *self.headers]
         else:
             self.response_bytes += len(message.get("body", b""))
-        self._writing.start()
-        await self._send(message)
-        self._writing.rest()
+        await self._send_in_time(message)
 
     def gave_up(self, cause: Cause) -> None:
         """There is nobody to answer any more. 499 stands for that in the log."""
@@ -264,21 +295,32 @@ class Exchange:
         self._closed = True
         self.phase = None
         self._stop_watching()
-        self._writing.stop()
+        if self._writing is not None:
+            self._writing.stop()
 
     def _stop_watching(self) -> None:
         """From the last write on, a client that leaves changes nothing."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            self._watcher = None
+        if self._watching:
+            self._watching = False
+            self.connection.on_leaving(None)
 
     async def _send_head(self, headers: list[Header]) -> None:
-        self._writing.start()
-        await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
-        self._writing.rest()
+        await self._send_in_time(
+            {"type": "http.response.start", "status": self.status, "headers": headers}
+        )
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
         self.response_bytes += len(data)
+        await self._send_in_time({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _send_in_time(self, message: MutableMapping[str, Any]) -> None:
+        if not self.connection.congested:
+            await self._send(message)
+            return
+        if self._writing is None:
+            self._writing = Watchdog(
+                self.loop, self._write_seconds, lambda: self.interrupt(Cause.CLIENT_SLOW)
+            )
         self._writing.start()
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        await self._send(message)
         self._writing.rest()

@@ -1,13 +1,18 @@
 """One line of the log: the same for the master, which imports little, and for the workers."""
 
+import functools
 import json
 import time
 
 
 def stamp(seconds: float) -> str:
     """Seconds since the epoch as UTC with milliseconds."""
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+    return f"{_second(int(seconds))}.{int(seconds % 1 * 1000):03d}Z"
+
+
+@functools.lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def log_line(created: float, level: str, logger: str, message: str, **more: object) -> str:

@@ -1,10 +1,10 @@
 """Logs: one JSON object per line on stderr. Never a prompt, an answer or a key."""
 
-import json
 import logging
 import os
 import sys
 
+from . import wire
 from .exchange import Exchange
 from .log_line import log_line, stamp
 
@@ -67,7 +67,7 @@ def request_line(exchange: Exchange, seconds: float) -> bytes:
         "request_bytes": exchange.request_bytes,
         "response_bytes": exchange.response_bytes,
     }
-    return json.dumps(line).encode() + b"\n"
+    return wire.encode_line(line) + b"\n"
 
 
 def milliseconds(seconds: float | None) -> float | None:

@@ -1,13 +1,20 @@
 """One client's connection: uvicorn's HTTP/1.1 with limits, and with a polite end."""
 
 import asyncio
+import re
 import select
+from collections.abc import Callable
+from itertools import chain
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
 from .errors import ApiError
-from .exchange import ABORT
+from .exchange import ABORT, CONNECTION, Header
 
 HEADER_SECONDS = 10.0
 """A connection that has not sent a whole head within this is closed, idle new ones included."""
@@ -15,6 +22,7 @@ BODY_SECONDS = 45.0
 """A request's body has to be there within this, also one that nobody reads because the request was
 answered by its head. Longer than what a request may take that does read it: that one gets a 408."""
 MAX_HEAD = 32 << 10
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class State(ServerState):
@@ -34,15 +42,21 @@ class Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _completed = 0
+    _lost = False
+    _leaving: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         self._stop_head_timer()
         self._stop_body_timer()
         super().connection_lost(exc)
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None:
+            leaving()
 
     def data_received(self, data: bytes) -> None:
         completed = self._completed
@@ -63,11 +77,13 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_head_timer()
         self._in_head = False
-        size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
+        size = sum(map(len, chain.from_iterable(self.headers))) + len(self.url)
         if size > MAX_HEAD:
             self._refuse(431, "headers_too_large", "The request's headers are too large.")
             return
         super().on_headers_complete()
+        extensions: dict[str, object] = self.scope["extensions"]  # type: ignore[assignment]
+        extensions[CONNECTION] = Client(self, self.cycle)
         # After a wish to upgrade the parser takes nothing more, so there is nothing to wait for.
         if self.server_state.leaving or self.parser.should_upgrade():
             self.cycle.keep_alive = False
@@ -105,6 +121,18 @@ class Protocol(HttpToolsProtocol):
                 self.timeout_keep_alive_task = self.loop.call_later(
                     self.timeout_keep_alive, self.timeout_keep_alive_handler
                 )
+
+    def on_leaving(self, call: Callable[[], None] | None) -> None:
+        """Have this called, once, when the client goes, or has gone already; None for no call."""
+        self._leaving = call
+        if call is None:
+            return
+        if self._lost:
+            self._leaving = None
+            self.loop.call_soon(call)
+        else:
+            # A connection that is not read does not tell that it has ended.
+            self.flow.resume_reading()
 
     # -- when the process ends -----------------------------------------------------------------
 
@@ -178,3 +206,57 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+class Client:
+    """The connection, as the exchange of one of its requests sees it: exchange.ClientConnection."""
+
+    __slots__ = ("_cycle", "_protocol", "on_leaving")
+
+    def __init__(self, protocol: Protocol, cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+        self.on_leaving = protocol.on_leaving
+
+    @property
+    def congested(self) -> bool:
+        """Whether a write would wait for the client now."""
+        return self._cycle.flow.write_paused
+
+    @property
+    def body_has_come(self) -> bool:
+        """Whether reading the body would not wait for the client."""
+        return not self._cycle.more_body
+
+    def write(self, data: bytes) -> bool:
+        """Send more of a stream that has begun. False when that can't be done at once: nothing was
+        then."""
+        cycle = self._cycle
+        if cycle.flow.write_paused or cycle.disconnected or cycle.response_complete:
+            return False
+        if not cycle.chunked_encoding:
+            return False
+        if not data:
+            # A chunk of no bytes would be the last one.
+            return True
+        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
+    def answer(self, headers: list[Header], body: bytes) -> bool:
+        """Send the whole answer, a 200, in one go. False when that can't be done: nothing was then.
+
+        It is what uvicorn does with two messages, without taking each of them apart.
+        """
+        cycle = self._cycle
+        if cycle.disconnected or cycle.flow.write_paused or cycle.response_started:
+            return False
+        if not cycle.keep_alive:
+            return False
+        if cycle.scope["method"] == "HEAD" or _CONTROL.search(b"".join([v for _, v in headers])):
+            return False
+        lines = [b"%b: %b\r\n" % header for header in chain(cycle.default_headers, headers)]
+        cycle.response_started = cycle.response_complete = True
+        cycle.transport.write(b"".join([STATUS_LINE[200], *lines, b"\r\n", body]))
+        cycle.message_event.set()
+        cycle.on_response()
+        return True

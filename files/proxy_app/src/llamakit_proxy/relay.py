@@ -7,7 +7,7 @@ from typing import Any
 
 from . import sse, wire
 from .assemble import Assembly
-from .chunks import Chunks
+from .chunks import Chunks, unreadable
 from .circuit import Failure
 from .errors import ApiError, BackendError, backend_away
 from .exchange import Cause, Exchange
@@ -104,9 +104,7 @@ class Relay:
         except BrokenError:
             raise backend_broke() from None
         except sse.EventTooLargeError:
-            raise ApiError(
-                502, "backend_error", "The model server sent something that can't be read."
-            ) from None
+            raise unreadable() from None
         finally:
             self._progress.rest()
             self._connection = None
@@ -187,9 +185,9 @@ class Relay:
     async def _whole(self, connection: Connection) -> None:
         chunks = self._chunks
         while not chunks.done:
-            for payload in await self._payloads(connection):
-                for chunk in chunks.parse(payload):
-                    self._assembly.add(chunk)
+            payloads = await self._payloads(connection)
+            if payloads:
+                self._assembly.take(payloads)
                 self._note_first()
         chunks.check_end()
 
@@ -227,6 +225,8 @@ class Relay:
         """Let the backend end its answer, so that the connection can be used again."""
         self._progress.stop()
         self._silence.stop()
+        if connection.complete:
+            return
         try:
             async with asyncio.timeout(END_SECONDS):
                 while not connection.complete:

@@ -29,6 +29,13 @@ class Splitter:
             data = (data[:-1] if held else data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             *events, rest = data.split(b"\n\n")
             self._rest = rest + b"\r" if held else rest
+        elif data.startswith(b"data: ") and data.endswith(b"\n\n"):
+            events = data[6:-2].split(b"\n\ndata: ")
+            if b"\n" not in b"".join(events):
+                # Whole events of one line each, which is what nearly always comes.
+                self._rest = b""
+                return events
+            *events, self._rest = data.split(b"\n\n")
         else:
             *events, self._rest = data.split(b"\n\n")
         if len(self._rest) > MAX_EVENT:

@@ -42,6 +42,8 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._error: str | None = "the connection is not open"
         self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        """httptools calls this for each piece of a body: the list itself, no step between."""
         self._buffered = 0
         self._limit = MAX_BUFFERED
         self._on_overflow: Callable[[], None] | None = None
@@ -147,6 +149,13 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail("the backend's answer is not HTTP")
             return
+        self._buffered += len(data)
+        if self._buffered > self._limit:
+            overflow, self._on_overflow = self._on_overflow, None
+            self._fail("the answer was not taken as fast as it came")
+            if overflow is not None:
+                overflow()
+            return
         self.wake()
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -165,15 +174,6 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self._parser is not None:
             self.status = self._parser.get_status_code()
-
-    def on_body(self, body: bytes) -> None:
-        self._pieces.append(body)
-        self._buffered += len(body)
-        if self._buffered > self._limit:
-            overflow, self._on_overflow = self._on_overflow, None
-            self._fail("the answer was not taken as fast as it came")
-            if overflow is not None:
-                overflow()
 
     def on_message_complete(self) -> None:
         # A message without a length ends with the connection; httptools then never calls this.

@@ -1,0 +1,1 @@
+"""What the proxy costs, beside others: see README.md."""
