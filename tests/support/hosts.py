@@ -179,9 +179,11 @@ def command(
     inventory = checkout / INVENTORY.relative_to(CHECKOUT)
     if checkout != CHECKOUT:
         variables["llamakit_checkout"] = str(checkout)
-        if not inventory.exists():
-            # The hosts of this checkout, with that one's variables.
-            shutil.copytree(INVENTORY, inventory, symlinks=True)
+        # The hosts of this checkout, with that one's variables.
+        for folder in (INVENTORY, CHECKOUT / "molecule" / "common"):
+            there = checkout / folder.relative_to(CHECKOUT)
+            if not there.exists():
+                shutil.copytree(folder, there, symlinks=True)
     return [
         "ansible-playbook",
         *(f"--inventory={folder}" for folder in (FOLDER / "inventory", inventory)),

@@ -12,7 +12,9 @@ ALLOWED = {
     r"/var/(log|cache|lib/(apt|dpkg|systemd|ucf|python))(/|$)": "what the system keeps of its own",
     r"/etc/(ld\.so\.cache|(passwd|group|shadow|gshadow|subuid|subgid)-?|\.pwd\.lock)$": "rewritten "
     "by adding and removing users and packages",
+    r"^(users|groups): \+ (postgres|ssl-cert):": "a package's account, which Debian never removes",
     r"/(root|tmp|var/tmp)(/|$)": "Ansible's and systemd's temporary files",
+    r"/etc/default/locale$": "a link that the package locales takes with it when it goes",
     r"/usr/(lib|share)/python3(/|$).*__pycache__": "what Python has compiled",
 }
 

@@ -121,7 +121,7 @@ def test_no_template_is_forgotten_here() -> None:
     needs_a_plan = {"model.json.j2", "mode.json.j2", "services.json.j2"}
     # A cluster of the distribution's; a real one reads them in molecule.
     on_a_host = {
-        "createcluster.conf.j2", "database.json.j2", "package.j2", "pg_hba_cluster.conf.j2",
+        "createcluster.conf.j2", "database.json.j2", "pg_hba_cluster.conf.j2",
         "pg_ident.conf.j2",
     }  # fmt: skip
     in_test_units = {

@@ -21,6 +21,8 @@ COMMANDS = {
     "check-files": "llamakit.fetch.cli",
     "prefetch": "llamakit.fetch.prefetch",
     "preflight": "llamakit.preflight.cli",
+    "note-packages": "llamakit.apt_packages",
+    "own-packages": "llamakit.apt_packages",
     "certificate": "llamakit.certificate",
     "supervise": "llamakit.services.supervise_cli",
     "status": "llamakit.services.status_cli",

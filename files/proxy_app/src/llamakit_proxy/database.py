@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -14,6 +14,7 @@ import psycopg
 from .settings import Settings, no_example
 
 CONNECT_TIMEOUT_SECONDS = 5
+_BREAK_SECONDS = 1.0
 
 
 class DatabaseError(Exception):
@@ -146,6 +147,23 @@ def break_off(connection: psycopg.AsyncConnection) -> None:
         return
     with socket.socket(fileno=os.dup(connection.fileno())) as shared, suppress(OSError):
         shared.shutdown(socket.SHUT_RDWR)
+
+
+async def end(
+    task: asyncio.Task[None],
+    connection: Callable[[], psycopg.AsyncConnection | None],
+    seconds: float,
+) -> None:
+    """Wait for a task that was told to end. When it does not, in time, its connection is broken
+    off, at which whatever hangs fails; and when even that does not end it, it is cancelled."""
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    hanging = None if done else connection()
+    if hanging is not None:
+        break_off(hanging)
+        done, _ = await asyncio.wait({task}, timeout=_BREAK_SECONDS)
+    if not done:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 def explain_refusal(error: psycopg.OperationalError, settings: Settings, role: Role) -> str:

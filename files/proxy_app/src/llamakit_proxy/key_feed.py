@@ -23,9 +23,9 @@ from . import migrate
 from .database import (
     DatabaseError,
     SchemaError,
-    break_off,
     broken_after,
     connect_async,
+    end,
     explain_failure,
 )
 from .identity import Identity
@@ -34,7 +34,6 @@ from .settings import Settings, SettingsError
 
 POLL_SECONDS = 0.4
 _ROUND_SECONDS = 3.0
-_BREAK_SECONDS = 1.0
 _USES_SECONDS = 0.5
 _RETRY_SECONDS = (0.1, 2.0)
 _BATCH = 500
@@ -120,13 +119,7 @@ class KeyFeed:
             return
         self._closing = True
         self._wake.set()
-        done, _ = await asyncio.wait({self._task}, timeout=_ROUND_SECONDS)
-        if not done and self._connection is not None:
-            break_off(self._connection)
-            done, _ = await asyncio.wait({self._task}, timeout=_BREAK_SECONDS)
-        if not done:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        await end(self._task, lambda: self._connection, _ROUND_SECONDS)
 
     async def ask(self, public_id: str) -> bool:
         """Have the cache be sure about an id; False when the database can't be asked now."""

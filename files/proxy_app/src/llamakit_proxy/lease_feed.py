@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from .allowance import Allowance
-from .database import DatabaseError, break_off, broken_after, connect_async, explain_failure
+from .database import DatabaseError, broken_after, connect_async, end, explain_failure
 from .ledger import LEASE_SECONDS, Answer, Ledger, Report
 from .meter import Ask, Meter
 from .settings import Settings, SettingsError
@@ -23,7 +23,6 @@ from .settings import Settings, SettingsError
 _START_PATIENCE_SECONDS = 5.0
 _ROUND_SECONDS = 3.0
 _CLOSE_SECONDS = 3.0
-_BREAK_SECONDS = 1.0
 _RETRY_SECONDS = (0.1, 2.0)
 _BATCH = 250
 
@@ -69,13 +68,7 @@ class LeaseFeed:
         self._closed.set()
         self._ledger.close()
         self._wake.set()
-        done, _ = await asyncio.wait({self._task}, timeout=_CLOSE_SECONDS)
-        if not done and self._connection is not None:
-            break_off(self._connection)
-            done, _ = await asyncio.wait({self._task}, timeout=_BREAK_SECONDS)
-        if not done:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        await end(self._task, lambda: self._connection, _CLOSE_SECONDS)
 
     def wake(self) -> None:
         """The ledger has something to report."""
