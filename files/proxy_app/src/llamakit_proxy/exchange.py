@@ -179,10 +179,15 @@ class Exchange:
 
     async def write(self, data: bytes) -> None:
         """More of a started stream."""
-        if self.connection.write(data):
-            self.response_bytes += len(data)
-        else:
+        if not self.write_at_once(data):
             await self._send_body(data, more=True)
+
+    def write_at_once(self, data: bytes) -> bool:
+        """The same, unless the client has to be waited for: then False, and nothing was written."""
+        if not self.connection.write(data):
+            return False
+        self.response_bytes += len(data)
+        return True
 
     async def end_stream(self, data: bytes) -> None:
         """The last of a started stream."""

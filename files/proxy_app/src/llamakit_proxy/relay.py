@@ -34,6 +34,8 @@ class Relay:
         self._splitter = sse.Splitter()
         self._connection: Connection | None = None
         self._heart_beats = False
+        self._held: tuple[bytes, ApiError | None] | None = None
+        """What has been translated, and could not be passed on at once."""
         self._rest = b""
         self._progress = Watchdog(
             loop,
@@ -102,8 +104,10 @@ class Relay:
     async def _stream(self, connection: Connection) -> None:
         chunks = self._chunks
         self._silence.start()
-        while not chunks.done:
-            out, error = self._translate(await self._payloads(connection))
+        connection.on_data = self._pass_on
+        while not chunks.done or self._held is not None:
+            held, self._held = self._held, None
+            out, error = held or self._translate(await self._payloads(connection))
             if error is not None and not self._exchange.started:
                 raise error
             if out:
@@ -116,9 +120,26 @@ class Relay:
                 await self._write(sse.KEEP_ALIVE)
             if error is not None:
                 raise error
+        connection.on_data = None
         chunks.check_end()
         closing = [sse.event(wire.encode_leniently(chunk)) for chunk in chunks.closing()]
         self._rest = b"".join([*closing, sse.DONE])
+
+    def _pass_on(self) -> bool:
+        """Give the client what has come, if that is all there is to do: waking the task, down to
+        where it waits, costs as much as everything else about a chunk."""
+        if self._connection is None or not self._exchange.started:
+            return False
+        try:
+            out, error = self._translate(self._split(self._connection.take()))
+        except sse.EventTooLargeError:
+            out, error = b"", unreadable()
+        if error is None and not self._chunks.done and self._exchange.write_at_once(out):
+            if out:
+                self._wrote()
+            return True
+        self._held = out, error
+        return False
 
     def _translate(self, payloads: list[bytes]) -> tuple[bytes, ApiError | None]:
         """What the client gets for these events, and the failure they end with, if they do."""
@@ -136,6 +157,9 @@ class Relay:
         if not self._exchange.started:
             await self._exchange.start_stream()
         await self._exchange.write(data)
+        self._wrote()
+
+    def _wrote(self) -> None:
         self._heart_beats = False
         self._silence.touch()
 
@@ -169,6 +193,9 @@ class Relay:
                 )
             await connection.wait()
             data = connection.take()
+        return self._split(data)
+
+    def _split(self, data: bytes) -> list[bytes]:
         payloads = self._splitter.feed(data) if data else []
         if payloads:
             exchange = self._exchange
