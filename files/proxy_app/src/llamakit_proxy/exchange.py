@@ -95,7 +95,8 @@ class Exchange:
         self.headers: list[Header] = [(b"x-request-id", self.request_id.encode())]
         """Sent with whatever the answer is."""
         self.loop = asyncio.get_running_loop()
-        self.connection: ClientConnection = scope["extensions"][CONNECTION]
+        # Taken out: it knows the scope, and two that know each other are left to the collector.
+        self.connection: ClientConnection = scope["extensions"].pop(CONNECTION)
         self._send = send
         self._task = asyncio.current_task()
         self._watching = False
