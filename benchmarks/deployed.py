@@ -22,17 +22,23 @@ def enter(scenario: str) -> None:
     Raises:
         MissingHostsError: when Molecule has not made its hosts.
     """
-    kept = Path(os.environ.get("ANSIBLE_HOME", CHECKOUT / "runtime" / "ansible")) / "tmp"
-    folders = [path.parent for path in kept.glob(f"molecule.*.{scenario}/inventory")]
-    folders.sort(key=lambda folder: folder.stat().st_mtime)
-    if not folders:
+    own, usual = CHECKOUT / "runtime" / "ansible", Path.home() / ".ansible"
+    homes = (os.environ.get("ANSIBLE_HOME"), own, usual)
+    found = [
+        path.parent
+        for home in homes
+        if home
+        for path in Path(home).glob(f"tmp/molecule.*.{scenario}/inventory")
+    ]
+    if not found:
         raise MissingHostsError(
-            f"the hosts of the scenario {scenario} are not in {kept}. "
+            f"Molecule has no hosts of the scenario {scenario}. "
             f"Run: molecule create -s {scenario}, then molecule prepare -s {scenario}"
         )
+    folder = max(found, key=lambda folder: folder.stat().st_mtime)
     os.environ.update(
-        ANSIBLE_CONFIG=str(folders[-1] / "ansible.cfg"),
-        MOLECULE_EPHEMERAL_DIRECTORY=str(folders[-1]),
+        ANSIBLE_CONFIG=str(folder / "ansible.cfg"),
+        MOLECULE_EPHEMERAL_DIRECTORY=str(folder),
         MOLECULE_PROJECT_DIRECTORY=str(CHECKOUT),
         MOLECULE_SCENARIO_NAME=scenario,
     )

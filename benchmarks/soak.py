@@ -52,7 +52,7 @@ def main() -> None:
 
 def soak(
     stack: Stack, subject: Subject, proxy: Proxy, requests: int, streams: int
-) -> tuple[list[Figures], list[str]]:
+) -> tuple[dict[str, Figures], list[str]]:
     """Run both loads; the state at each step, and what is wrong with the last one."""
     # Both loads once: what is made at first use is there, and so are the idle connections.
     saturate(subject, 2, 32)
@@ -70,7 +70,7 @@ def soak(
         left, errors = left + figures["left"], errors + figures["errors"]
         states.append(_state(f"{left:,.0f} streams left", subject, proxy))
     states.append(_state("after", subject, proxy))
-    return [state for _, state in states], _complaints(states[0][1], states[-1][1], errors)
+    return dict(states), _complaints(states[0][1], states[-1][1], errors)
 
 
 def _state(name: str, subject: Subject, proxy: Proxy) -> tuple[str, Figures]:

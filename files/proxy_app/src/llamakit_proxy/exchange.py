@@ -132,7 +132,8 @@ class Exchange:
         self.headers: list[Header] = [(b"x-request-id", self.request_id.encode())]
         """Sent with whatever the answer is."""
         self.loop = asyncio.get_running_loop()
-        self.connection: ClientConnection = scope["extensions"][CONNECTION]
+        # Taken out: it knows the scope, and two that know each other are left to the collector.
+        self.connection: ClientConnection = scope["extensions"].pop(CONNECTION)
         self._send = send
         self._task = asyncio.current_task()
         self._watching = False
@@ -256,10 +257,15 @@ class Exchange:
 
     async def write(self, data: bytes) -> None:
         """More of a started stream."""
-        if self.connection.write(data):
-            self.response_bytes += len(data)
-        else:
+        if not self.write_at_once(data):
             await self._send_body(data, more=True)
+
+    def write_at_once(self, data: bytes) -> bool:
+        """The same, unless the client has to be waited for: then False, and nothing was written."""
+        if not self.connection.write(data):
+            return False
+        self.response_bytes += len(data)
+        return True
 
     async def end_stream(self, data: bytes) -> None:
         """The last of a started stream."""

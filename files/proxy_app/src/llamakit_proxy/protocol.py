@@ -211,10 +211,9 @@ class Protocol(HttpToolsProtocol):
 class Client:
     """The connection, as the exchange of one of its requests sees it: exchange.ClientConnection."""
 
-    __slots__ = ("_cycle", "_protocol", "on_leaving")
+    __slots__ = ("_cycle", "on_leaving")
 
     def __init__(self, protocol: Protocol, cycle: RequestResponseCycle) -> None:
-        self._protocol = protocol
         self._cycle = cycle
         self.on_leaving = protocol.on_leaving
 

@@ -47,6 +47,8 @@ class Relay:
         self.committed = False
         """Whether the client has something of the answer."""
         self._heart_beats = False
+        self._held: tuple[bytes, ApiError | None] | None = None
+        """What has been translated, and could not be passed on at once."""
         self._rest = b""
         self._progress = Watchdog(
             loop, self._first_seconds, lambda: exchange.interrupt(Cause.BACKEND_STALLED)
@@ -132,8 +134,9 @@ class Relay:
     async def _stream(self, connection: Connection) -> None:
         chunks = self._chunks
         self._silence.start()
+        connection.on_data = self._pass_on
         while not chunks.done:
-            out, error = self._translate(await self._payloads(connection))
+            out, error = await self._translated(connection)
             if error is not None and not self._exchange.started:
                 raise error
             if out:
@@ -147,8 +150,34 @@ class Relay:
                 await self._write(sse.KEEP_ALIVE)
             if error is not None:
                 raise error
+        connection.on_data = None
         chunks.check_end()
         self._rest = self._writer.closing()
+
+    async def _translated(self, connection: Connection) -> tuple[bytes, ApiError | None]:
+        """The next events as the client gets them: those first that could not be passed on."""
+        await self._wait_for_more(connection)
+        if self._held is not None:
+            held, self._held = self._held, None
+            return held
+        return self._translate(self._split(connection.take()))
+
+    def _pass_on(self) -> bool:
+        """Give the client what has come, if that is all there is to do: waking the task, down to
+        where it waits, costs as much as everything else about a chunk."""
+        if self._connection is None or not self._exchange.started:
+            return False
+        try:
+            out, error = self._translate(self._split(self._connection.take()))
+        except sse.EventTooLargeError:
+            out, error = b"", unreadable()
+        if error is None and not self._chunks.done and self._write_at_once(out):
+            if out:
+                self.committed = True
+                self._wrote()
+            return True
+        self._held = out, error
+        return False
 
     def _translate(self, payloads: list[bytes]) -> tuple[bytes, ApiError | None]:
         """What the client gets for these events, and the failure they end with, if they do."""
@@ -167,6 +196,13 @@ class Relay:
         if not self._exchange.started:
             await self._exchange.start_stream(self._last_words)
         await self._exchange.write(data)
+        self._wrote()
+
+    def _write_at_once(self, data: bytes) -> bool:
+        """Whether it could be written without waiting for the client; nothing was, otherwise."""
+        return self._exchange.write_at_once(data)
+
+    def _wrote(self) -> None:
         self._heart_beats = False
         self._silence.touch()
 
@@ -185,7 +221,8 @@ class Relay:
     async def _whole(self, connection: Connection) -> None:
         chunks = self._chunks
         while not chunks.done:
-            payloads = await self._payloads(connection)
+            await self._wait_for_more(connection)
+            payloads = self._split(connection.take())
             if payloads:
                 self._assembly.take(payloads)
                 self._note_first()
@@ -193,10 +230,9 @@ class Relay:
 
     # -- from the backend ----------------------------------------------------------------------
 
-    async def _payloads(self, connection: Connection) -> list[bytes]:
-        """The next events; [] when woken without any. ApiError when there will be none."""
-        data = connection.take()
-        if not data:
+    async def _wait_for_more(self, connection: Connection) -> None:
+        """Until something has come, or somebody is to be woken. ApiError when nothing will come."""
+        if not connection.has_data:
             if connection.complete:
                 raise ApiError(
                     502,
@@ -204,7 +240,9 @@ class Relay:
                     "The model server ended the answer before it was complete.",
                 )
             await connection.wait()
-            data = connection.take()
+
+    def _split(self, data: bytes) -> list[bytes]:
+        """The events that are complete with this; often none when woken without any."""
         payloads = self._splitter.feed(data) if data else []
         if payloads:
             self._exchange.generated += len(payloads)

@@ -47,6 +47,9 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self._limit = MAX_BUFFERED
         self._on_overflow: Callable[[], None] | None = None
+        self.on_data: Callable[[], bool] | None = None
+        """Called when something has come for one who waits, and more will; True when that is dealt
+        with, and who waits need not be woken."""
         self._parser: httptools.HttpResponseParser | None = None
         self._keep_alive = False
         self.touched = False
@@ -65,6 +68,7 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self._limit = limit
         self._on_overflow = on_overflow
+        self.on_data = None
         self.touched = self.complete = self._keep_alive = False
         self.status = 0
         if self._transport is not None:
@@ -80,6 +84,11 @@ class Connection(asyncio.Protocol):
         if self._error is not None and not self.complete:
             raise BrokenError(self._error)
         return b""
+
+    @property
+    def has_data(self) -> bool:
+        """Whether ``take`` has something to give."""
+        return bool(self._pieces)
 
     async def wait(self) -> None:
         """Until something comes, the answer ends, or ``wake`` is called."""
@@ -129,7 +138,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """At once: the backend sees its reader go and stops what it generates."""
         self._error = self._error or "closed"
-        self._on_overflow = None
+        self._on_overflow = self.on_data = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -156,7 +165,11 @@ class Connection(asyncio.Protocol):
             if overflow is not None:
                 overflow()
             return
-        self.wake()
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if self.complete or self.on_data is None or not self.on_data():
+            waiter.set_result(None)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._error = self._error or "the backend closed the connection"

@@ -48,6 +48,8 @@ class Watchdog:
     def stop(self) -> None:
         """For good."""
         self._running = False
+        # Whoever owns it is what it calls, and two that know each other are left to the collector.
+        self._fire = _nothing
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -63,3 +65,7 @@ class Watchdog:
             self._fire()
         if self._running:
             self._handle = self._loop.call_later(left, self._look)
+
+
+def _nothing() -> None:
+    """What a stopped one would call."""
