@@ -83,9 +83,13 @@ class Chunks:
 
         ApiError when the backend reports a failure or what it sent can't be read.
         """
-        if self._plain and (_UNFINISHED in payload or _UNFINISHED_COMPACT in payload):
+        if self.is_ordinary(payload):
             return [payload]
         return [wire.encode_leniently(chunk) for chunk in self.parse(payload)]
+
+    def is_ordinary(self, payload: bytes) -> bool:
+        """Whether the payload is what the client should see, and there is more to come."""
+        return self._plain and (_UNFINISHED in payload or _UNFINISHED_COMPACT in payload)
 
     def parse(self, payload: bytes) -> list[Chunk]:
         """Like ``read``, as documents."""

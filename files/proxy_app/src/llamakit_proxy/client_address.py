@@ -45,15 +45,27 @@ def find(scope: Any, trusted: Iterable[Network] = ()) -> Client:
     if address is None:
         return Client(peer[0], here=False)
     headers = scope["headers"]
-    if not _is_in(address, trusted) or all(name != _FORWARDED_FOR for name, _ in headers):
-        spoken_for = any(name in _SPEAKS_FOR_OTHERS for name, _ in headers)
-        return Client(str(address), here=address.is_loopback and not spoken_for)
+    names = {name for name, _ in headers}
+    if not _is_in(address, trusted) or _FORWARDED_FOR not in names:
+        client = _alone(peer[0])
+        if client.here and not names.isdisjoint(_SPEAKS_FOR_OTHERS):
+            return Client(client.address, here=False)
+        return client
     for entry in _hops(headers):
         address = _address(entry)
         if address is None:
             return Client(None, here=False)
         if not _is_in(address, trusted):
             break
+    return Client(str(address), here=address.is_loopback)
+
+
+@lru_cache(maxsize=1024)
+def _alone(peer: str) -> Client:
+    """The client at an address, when it speaks for nobody else."""
+    address = _address(peer)
+    if address is None:
+        return Client(peer, here=False)
     return Client(str(address), here=address.is_loopback)
 
 

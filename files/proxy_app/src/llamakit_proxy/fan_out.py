@@ -58,8 +58,8 @@ class Strand(Relay):
         async with self._turn:
             await super()._write(data)
 
-    def _write_at_once(self, data: bytes) -> bool:
-        return not self._turn.locked() and super()._write_at_once(data)
+    def _pass_on(self) -> bool:
+        return not self._turn.locked() and super()._pass_on()
 
     def _count(self) -> None:
         """The sum is counted."""

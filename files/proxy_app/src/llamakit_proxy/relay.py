@@ -171,7 +171,7 @@ class Relay:
             out, error = self._translate(self._split(self._connection.take()))
         except sse.EventTooLargeError:
             out, error = b"", unreadable()
-        if error is None and not self._chunks.done and self._write_at_once(out):
+        if error is None and not self._chunks.done and self._exchange.write_at_once(out):
             if out:
                 self.committed = True
                 self._wrote()
@@ -187,7 +187,8 @@ class Relay:
                 written = self._writer.read(payload)
                 if written:
                     out.append(written)
-                self._note_first()
+                if self._begun is not _nothing:
+                    self._note_first()
         except ApiError as error:
             return b"".join(out), error
         return b"".join(out), None
@@ -197,10 +198,6 @@ class Relay:
             await self._exchange.start_stream(self._last_words)
         await self._exchange.write(data)
         self._wrote()
-
-    def _write_at_once(self, data: bytes) -> bool:
-        """Whether it could be written without waiting for the client; nothing was, otherwise."""
-        return self._exchange.write_at_once(data)
 
     def _wrote(self) -> None:
         self._heart_beats = False

@@ -11,6 +11,7 @@ from operator import attrgetter
 import psycopg
 from psycopg import sql
 
+from . import wire
 from .database import DatabaseError, break_off, broken_after, connect_async, explain_failure
 from .settings import Settings, SettingsError
 
@@ -60,7 +61,8 @@ class RequestRow:
 
 _COLUMNS = [field.name for field in fields(RequestRow)]
 _columns_of = attrgetter(*_COLUMNS)
-_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_PLAIN_LENGTH = _TEXT_LENGTH + sum(len(name) for name in _COLUMNS)
+"""No line up to this long has a text that is too long."""
 # A row that is there already, because a confirmation was lost or a crash came in between, stays as
 # it is. In one order, so that two writers with rows in common never wait for each other. What a
 # release before or after this one has spooled may lack columns or have others.
@@ -83,8 +85,12 @@ def encode(row: RequestRow) -> bytes:
     """
     created_at, *others = _columns_of(row)
     moment = _EPOCH + timedelta(seconds=created_at)
-    values = (moment.isoformat(timespec="microseconds"), *map(_clean, others))
-    return _ENCODER.encode(dict(zip(_COLUMNS, values, strict=True))).encode()
+    written = moment.isoformat(timespec="microseconds")
+    line = wire.encode_strictly(dict(zip(_COLUMNS, (written, *others), strict=True)))
+    if len(line) > _PLAIN_LENGTH or "\\u" in line:
+        values = (written, *map(_clean, others))
+        line = wire.encode_strictly(dict(zip(_COLUMNS, values, strict=True)))
+    return line.encode()
 
 
 class RequestWriter:

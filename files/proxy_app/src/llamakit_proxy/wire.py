@@ -11,10 +11,12 @@ from json.encoder import (  # type: ignore[attr-defined]
 from typing import Any
 
 
-def _encoder(text: Callable[[str], str], item: str, key: str) -> Callable[[object], str]:
+def _encoder(
+    text: Callable[[str], str], item: str, key: str, *, nan: bool = True
+) -> Callable[[object], str]:
     """What json.JSONEncoder makes anew each time. It does not look for a document that holds
     itself: none of ours can."""
-    pieces = c_make_encoder(None, _refuse, text, None, key, item, False, False, True)
+    pieces = c_make_encoder(None, _refuse, text, None, key, item, False, False, nan)
     return lambda document: "".join(pieces(document, 0))
 
 
@@ -24,6 +26,7 @@ def _refuse(value: object) -> object:
 
 _encode = _encoder(encode_basestring, ",", ":")
 _encode_ascii = _encoder(encode_basestring_ascii, ", ", ": ")
+_encode_strictly = _encoder(encode_basestring_ascii, ",", ":", nan=False)
 _DECODER = json.JSONDecoder()
 
 
@@ -31,6 +34,11 @@ def encode_line(document: object) -> bytes:
     """A document as one line of ASCII, for people: what is none, and all control characters, is
     escaped."""
     return _encode_ascii(document).encode()
+
+
+def encode_strictly(document: object) -> str:
+    """A document as one line of ASCII. ValueError for a number that JSON has no form for."""
+    return _encode_strictly(document)
 
 
 def encode(document: object) -> bytes:

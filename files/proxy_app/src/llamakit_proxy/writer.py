@@ -37,6 +37,8 @@ class ChunkWriter:
 
     def read(self, payload: bytes) -> bytes:
         """The chunks as events."""
+        if self._chunks.is_ordinary(payload):
+            return sse.event(payload)
         return b"".join(map(sse.event, self._chunks.read(payload)))
 
     def closing(self) -> bytes:
