@@ -26,6 +26,7 @@ from .stack import (
     Stack,
     Subject,
     backend_model,
+    end_on_signals,
     on_core,
     process_of,
     running,
@@ -54,6 +55,7 @@ def main() -> None:
         help="where the figures go",
     )
     options = parser.parse_args()
+    end_on_signals()
     with tempfile.TemporaryDirectory(prefix="llamakit-bench-") as folder:
         Path(folder).chmod(0o755)
         costs = _measure(Path(folder), options.rounds, options.seconds)

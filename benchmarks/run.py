@@ -26,6 +26,7 @@ from .stack import (
     MissingError,
     Stack,
     Subject,
+    end_on_signals,
     litellm_subject,
     nginx_subject,
     processes_of,
@@ -38,16 +39,20 @@ PHASES = ("saturation", "one", "s10", "s50", "s200", "s500")
 
 def main() -> None:
     options = _options()
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    end_on_signals()
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="llamakit-bench-") as folder:
         Path(folder).chmod(0o755)
-        results = _measure(Path(folder), options)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(results, indent=1) + "\n")
+        for results in _measure(Path(folder), options):
+            # After each round: who has not the patience for all of them has those there were.
+            options.json.write_text(json.dumps(results, indent=1) + "\n")
+            options.json.with_suffix(".svg").write_text(chart.svg(results))
     print(report.text(results))
-    options.json.with_suffix(".svg").write_text(chart.svg(results))
 
 
-def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def _measure(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The results so far, after each round."""
     with contextlib.ExitStack() as stack:
         shared = stack.enter_context(running_stack(folder))
         subjects = [shared.direct()]
@@ -60,17 +65,19 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         for subject in subjects:
             saturate(subject, 1, 8)
         for number in range(options.rounds):
+            # Each round begins with another one: none is always first after a pause.
+            turn = number % len(subjects)
             for phase in options.phases:
-                # Each round begins with another one: none is always first after a pause.
-                turn = number % len(subjects)
                 for subject in [*subjects[turn:], *subjects[:turn]]:
                     others = strangers(_ours(shared, subjects))
                     figures = _phase(shared, subject, phase, options.seconds)
                     figures["strangers"] = others
                     rounds[subject.name].setdefault(phase, []).append(figures)
-                    print(
-                        f"{number + 1} {phase:10} {subject.name:10} {_brief(figures)}", flush=True
-                    )
+                    print(f"{number + 1} {phase:10} {subject.name:9} {_brief(figures)}", flush=True)
+            yield _results(rounds)
+
+
+def _results(rounds: dict[str, dict[str, list[Figures]]]) -> dict[str, Any]:
     return {
         "when": time.strftime("%Y-%m-%d"),
         "machine": {**machine(), "python": platform.python_version()},

@@ -18,7 +18,7 @@ from pathlib import Path
 from support.proxy import Proxy
 
 from .measure import Figures, memory, saturate, stream
-from .stack import Stack, Subject, proxy_subject, running_stack
+from .stack import Stack, Subject, end_on_signals, proxy_subject, running_stack
 
 _SLICE_SECONDS = 20
 _READERS = 200
@@ -39,6 +39,7 @@ def main() -> None:
         "--json", type=Path, default=Path(__file__).parent / "results" / "soak.json"
     )
     options = parser.parse_args()
+    end_on_signals()
     with tempfile.TemporaryDirectory(prefix="llamakit-bench-") as folder:
         Path(folder).chmod(0o755)
         with running_stack(Path(folder)) as stack, proxy_subject(stack) as (subject, proxy):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -115,6 +117,12 @@ def compile_native(folder: Path) -> dict[str, Path]:
         programs[source.stem] = folder / source.stem
         subprocess.run(["gcc", "-O2", "-o", folder / source.stem, source], check=True)
     return programs
+
+
+def end_on_signals() -> None:
+    """Have SIGTERM and SIGHUP end this program as Ctrl-C does: with all that it started."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
 
 
 @contextlib.contextmanager
