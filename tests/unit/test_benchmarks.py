@@ -84,8 +84,9 @@ def test_tables() -> None:
     assert "25.0%" in text, "the share of nginx's requests"
     assert "0.25" in text, "what is added to the backend's time"
     assert "99%" in text, "the share of the chunks that came in time"
-    costs = {features.EVERYTHING: {"cpu_us": 80.0, "cpu_s": 3.0}, "keys": {"cpu_us": 60.0}}
-    assert "25%" in features.text(costs)
+    costs = {features.EVERYTHING: 80.0, "keys": 60.0, features.TLS: 120.0}
+    assert "20.0 us,  25%" in features.text(costs)
+    assert "40.0 us,  50%" in features.text(costs)
 
 
 def test_picture() -> None:
