@@ -26,9 +26,8 @@ def test_the_database_comes_back_too(host: Host) -> None:
     wait_for(lambda: _postmaster(host, data) not in ("", before), 30)
     wait_for(host.up, 60)
     host.run("llamakit-users user list")
-    database = host.status()["services"][0]
-    assert database["name"] == "postgres"
-    assert str(database["pid"]) == _postmaster(host, data)
+    # It answers a moment before systemd knows that it has started.
+    wait_for(lambda: _database_pid(host) == _postmaster(host, data), 30)
 
 
 def test_status_tells_of_a_database_that_is_stopped(host: Host) -> None:
@@ -42,6 +41,13 @@ def test_status_tells_of_a_database_that_is_stopped(host: Host) -> None:
     finally:
         host.run(f"systemctl start {unit}")
     wait_for(host.up, 60)
+
+
+def _database_pid(host: Host) -> str:
+    """What ``status`` says."""
+    database = host.status()["services"][0]
+    assert database["name"] == "postgres"
+    return str(database["pid"])
 
 
 def _postmaster(host: Host, data: str) -> str:
