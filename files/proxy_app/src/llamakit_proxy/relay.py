@@ -79,6 +79,7 @@ class Relay:
             self._assembly = Assembly(self._chunks)
             self._writer = self._prepared.writer(self._chunks)
             self._splitter = sse.Splitter()
+            self._held = None
             self._progress.allow(self._first_seconds)
         self._attempted = True
         self._begun = begun
