@@ -59,7 +59,9 @@ async def test_sums_are_those_of_the_rows(settings: Settings, admin: psycopg.Con
 async def test_writers_at_once_with_rows_in_common(
     settings: Settings, admin: psycopg.Connection
 ) -> None:
-    rows = [encode(one) for one in some_rows(1_200)]
+    # None that the first writer's upkeep may drop before the last one comes with it, too.
+    young = [one for one in some_rows(1_200) if one.created_at > time.time() - 80 * DAY]
+    rows = [encode(one) for one in young]
 
     async def write(seed: int) -> None:
         writer = RequestWriter(settings)
@@ -70,7 +72,7 @@ async def test_writers_at_once_with_rows_in_common(
         await writer.close()
 
     await asyncio.gather(*map(write, range(4)))
-    assert count(admin) == 1_200
+    assert count(admin) == len(rows) > 900
     check_usage(admin)
 
 
