@@ -66,7 +66,11 @@ def test_it_ends_as_if_it_had_not_been_killed(hosts: list[Host]) -> None:
     run = play(hosts="clean", llamakit_secrets_given=SECRETS)
     tasks = len(re.findall(r"^TASK \[", run.output, re.MULTILINE))
     for number in range(1, KILLS + 1):
-        assert kill_at(number * tasks // (KILLS + 1)), f"kill {number} came too late"
+        point = number * tasks // (KILLS + 1)
+        if not kill_at(point):
+            # A host on which most is done takes fewer tasks; the late points are a bare host's.
+            play("playbooks/uninstall.yml", hosts="killed", llamakit_purge=True)
+            assert kill_at(point), f"kill {number} came too late"
     play(hosts="killed", llamakit_secrets_given=SECRETS)
     assert set(play(llamakit_secrets_given=SECRETS).changed.values()) == {0}
     assert killed.services() == clean.services()
