@@ -17,7 +17,7 @@ from unit.docs import pages
 _PAGE = pages.page("docs/api.md")
 _SOURCE = pages.ROOT / "files/proxy_app/src/llamakit_proxy"
 _MAKERS = {
-    "ApiError", "BackendError", "RefusedKeyError", "invalid", "unavailable", "unauthorized",
+    "ApiError", "BackendError", "RefusedKeyError", "invalid", "unavailable",
     "_closing",
 }  # fmt: skip
 """What makes an error; ``_refuse`` of the HTTP server makes one as well."""

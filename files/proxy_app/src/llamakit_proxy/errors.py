@@ -66,17 +66,6 @@ def _without_keys(text: str) -> str:
     return _KEY.sub("sk-(hidden)", text) if "sk-" in text else text
 
 
-def unauthorized(message: str, code: str = "invalid_api_key") -> ApiError:
-    """401 with the header that says how to authenticate."""
-    return ApiError(
-        401,
-        code,
-        message,
-        type="invalid_request_error",
-        headers={"WWW-Authenticate": 'Bearer realm="llamakit"'},
-    )
-
-
 def invalid(message: str, *, param: str | None = None, code: str = "invalid_value") -> ApiError:
     """400: the client sent something it must change before it tries again."""
     return ApiError(400, code, message, param=param)
