@@ -23,6 +23,20 @@ TOOLS: Any = [
     {"type": "function", "name": "count", "parameters": None, "strict": False},
 ]
 
+COLOURS = ["red", "green", "blue"]
+PICK: Any = {
+    "type": "function",
+    "name": "pick",
+    "parameters": {
+        "type": "object",
+        "properties": {"colour": {"type": "string", "enum": COLOURS}},
+        "required": ["colour"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+"""Its arguments have an end whatever a model writes."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def model(proxy: Proxy, models_folder: Path) -> Iterator[None]:
@@ -67,10 +81,12 @@ async def test_a_choice_of_tools(proxy: Proxy, key: str, stream: bool) -> None:
     allowed = {
         "type": "allowed_tools",
         "mode": "required",
-        "tools": [{"type": "function", "name": "count"}],
+        "tools": [{"type": "function", "name": "pick"}],
     }
     asked = [{"role": "user", "content": "hermes"}]
+    tools = [*TOOLS, PICK]
     async with proxy.openai(key) as client:
-        answer = await ask(client, asked, stream=stream, tool_choice=allowed, max_output_tokens=200)
+        answer = await ask(client, asked, stream=stream, tools=tools, tool_choice=allowed)
     (call,) = answer.output
-    assert call.name == "count"
+    assert call.name == "pick"
+    assert json.loads(call.arguments)["colour"] in COLOURS
