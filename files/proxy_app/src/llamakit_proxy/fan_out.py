@@ -102,6 +102,7 @@ class FanOut:
             self._count()
             for strand in self._strands:
                 strand.close()
+        self._exchange.enter(None)
         await self._deliver()
 
     async def _work(self, ask: Ask, waiting: Iterator[Strand]) -> None:

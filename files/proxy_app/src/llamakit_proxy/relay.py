@@ -37,23 +37,27 @@ class Relay:
         self._body = body
         self._stall_seconds = settings.stall_timeout_seconds
         self._first_seconds = max(settings.stall_timeout_seconds, settings.queue_timeout_seconds)
-        self._chunks = Chunks(prepared.style)
-        self._assembly = Assembly(self._chunks)
-        self._writer = prepared.writer(self._chunks)
-        self._splitter = sse.Splitter()
         self._connection: Connection | None = None
         self._begun: Callable[[], None] = _nothing
         self._attempted = False
         self.committed = False
         """Whether the client has something of the answer."""
         self._heart_beats = False
-        self._held: tuple[bytes, ApiError | None] | None = None
-        """What has been translated, and could not be passed on at once."""
         self._rest = b""
         self._progress = Watchdog(
             loop, self._first_seconds, lambda: exchange.interrupt(Cause.BACKEND_STALLED)
         )
         self._silence = Watchdog(loop, HEARTBEAT_SECONDS, self._beat)
+        self._read_anew()
+
+    def _read_anew(self) -> None:
+        """Nothing of an answer has come."""
+        self._chunks = Chunks(self._prepared.style)
+        self._assembly = Assembly(self._chunks)
+        self._writer = self._prepared.writer(self._chunks)
+        self._splitter = sse.Splitter()
+        self._held: tuple[bytes, ApiError | None] | None = None
+        """What has been translated, and could not be passed on at once."""
 
     @property
     def request(self) -> dict[str, Any]:
@@ -75,11 +79,7 @@ class Relay:
         exchange = self._exchange
         if self._attempted:
             # Another backend failed, perhaps in the middle: nothing it said counts.
-            self._chunks = Chunks(self._prepared.style)
-            self._assembly = Assembly(self._chunks)
-            self._writer = self._prepared.writer(self._chunks)
-            self._splitter = sse.Splitter()
-            self._held = None
+            self._read_anew()
             self._progress.allow(self._first_seconds)
         self._attempted = True
         self._begun = begun
