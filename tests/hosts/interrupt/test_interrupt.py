@@ -16,7 +16,12 @@ KILLS = 10
 LATER_SECONDS = 0.7
 SECRETS = {
     name: f"the-same-on-both-{name}"
-    for name in ("llama_api_key", "postgres_admin_password", "postgres_proxy_password")
+    for name in (
+        "llama_api_key",
+        "postgres_superuser_password",
+        "postgres_admin_password",
+        "postgres_proxy_password",
+    )
 }
 # Everything that the kit has put there, with its content; what only tells of the past, or is named
 # after a process, is left out.
@@ -64,8 +69,8 @@ def state(host: Host) -> set[str]:
 
 
 def test_it_ends_as_if_it_had_not_been_killed(hosts: list[Host]) -> None:
-    killed, clean = sorted(hosts, key=lambda host: host.name, reverse=True)
-    run = play(hosts="clean", llamakit_secrets_given=SECRETS)
+    killed, spared = sorted(hosts, key=lambda host: host.name)
+    run = play(hosts="spared", llamakit_secrets_given=SECRETS)
     tasks = len(re.findall(r"^TASK \[", run.output, re.MULTILINE))
     for number in range(1, KILLS + 1):
         point = number * tasks // (KILLS + 1)
@@ -75,6 +80,6 @@ def test_it_ends_as_if_it_had_not_been_killed(hosts: list[Host]) -> None:
             assert kill_at(point), f"kill {number} came too late"
     play(hosts="killed", llamakit_secrets_given=SECRETS)
     assert set(play(llamakit_secrets_given=SECRETS).changed.values()) == {0}
-    assert killed.services() == clean.services()
+    assert killed.services() == spared.services()
     assert killed.up()
-    assert state(killed) ^ state(clean) == set()
+    assert state(killed) ^ state(spared) == set()
