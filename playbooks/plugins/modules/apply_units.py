@@ -300,6 +300,10 @@ def hashes(services: list[Service]) -> dict[str, str]:
 @contextmanager
 def alone(state_dir: str) -> Iterator[None]:
     """Waits until no other run is at work here. The lock ends with the process, however it ends."""
+    if not os.path.isdir(state_dir):
+        # Nothing was deployed, or all of it was removed.
+        yield
+        return
     folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
     try:
         deadline = time.monotonic() + LOCK_SECONDS

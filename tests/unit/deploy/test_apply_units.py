@@ -236,6 +236,13 @@ def test_removing_leaves_nothing_behind(host: Host) -> None:
     assert host.apply(action="removed").result["changed"] is False
 
 
+def test_where_nothing_was_deployed_nothing_is_removed(host: Host) -> None:
+    gone = host.apply(action="removed", unit_dir="/nowhere", state_dir="/nowhere")
+    assert (gone.code, gone.result["changed"]) == (0, False)
+    stopped = host.apply(action="stopped", names=["web"], state_dir="/nowhere")
+    assert "nothing is deployed" in stopped.result["msg"]
+
+
 def test_a_release_is_noted_once_the_service_runs_it(host: Host) -> None:
     definition = host.folder / "services.d" / "web.json"
     assert host.apply(host.service(release="r1", start_timeout=1)).code == 0
