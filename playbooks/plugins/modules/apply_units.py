@@ -300,10 +300,6 @@ def hashes(services: list[Service]) -> dict[str, str]:
 @contextmanager
 def alone(state_dir: str) -> Iterator[None]:
     """Waits until no other run is at work here. The lock ends with the process, however it ends."""
-    if not os.path.isdir(state_dir):
-        # Nothing was deployed, or all of it was removed.
-        yield
-        return
     folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
     try:
         deadline = time.monotonic() + LOCK_SECONDS
@@ -365,7 +361,10 @@ def main() -> None:
     done: dict[str, list[str]] = {verb: [] for verb in VERBS}
     complaints: list[str] = []
     try:
-        with nullcontext() if module.check_mode else alone(module.params["state_dir"]):
+        state_dir = module.params["state_dir"]
+        # Where nothing was deployed, or all of it was removed, there is no folder to lock.
+        harmless = module.check_mode or not os.path.isdir(state_dir)
+        with nullcontext() if harmless else alone(state_dir):
             applier = Applier(module, done, complaints)
             failures = act(applier, module.params)
             told = [explain(failure, applier.systemd, applier.scope) for failure in failures]
