@@ -143,7 +143,7 @@ lint() {
 }
 
 main() {
-  local layers=() molecule='' status=0
+  local layers=() molecule='' processes=() status=0
   case ${1:-all} in
     all) layers=(unit proxy cli e2e); molecule=beside ;;
     unit | proxy | cli | e2e) layers=("$1") ;;
@@ -175,9 +175,11 @@ main() {
     alone) { may_use_containers && run_molecule; } || FAILED+=(molecule) ;;
   esac
   [[ ${layers[*]} != *unit* ]] || lint
+  # Tests without servers share nothing. Those with servers fill the cores as they are.
+  [[ ${layers[*]} != unit ]] || processes=(--numprocesses logical)
   if ((${#layers[@]})); then
     say "==> pytest ${layers[*]/#/tests/}"
-    pytest -o "cache_dir=$CACHE/pytest" "${layers[@]/#/tests/}" || status=$?
+    pytest -o "cache_dir=$CACHE/pytest" "${processes[@]}" "${layers[@]/#/tests/}" || status=$?
   fi
   finish_molecule || FAILED+=(molecule)
   ((${#FAILED[@]} == 0)) || fail "these checks failed, see above: ${FAILED[*]}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from unit.deploy.play import Play, run_tasks
+from unit.deploy.run_module import Outcome, run_module
 
 
 def make(code: Path, name: str) -> None:
@@ -23,9 +23,8 @@ def code(tmp_path: Path) -> Path:
     return folder
 
 
-def switch(code: Path, *arguments: str, **options: Any) -> Play:
-    task = {"name": "Switch", "release": {"path": str(code), **options}, "register": "result"}
-    return run_tasks(code.parent, [task], *arguments)
+def switch(code: Path, *, check_mode: bool = False, **options: Any) -> Outcome:
+    return run_module("release", {"path": str(code), **options}, {}, check_mode=check_mode)
 
 
 def links(code: Path) -> tuple[str | None, str | None]:
@@ -68,13 +67,13 @@ def test_without_a_release_before_it_says_what_to_do(code: Path) -> None:
     switch(code, name="a")
     failed = switch(code, back=True)
     assert failed.code != 0
-    assert "there is no release before a" in failed.output
+    assert "there is no release before a" in failed.result["msg"]
     assert links(code) == ("a", None)
 
 
 def test_check_mode_changes_nothing(code: Path) -> None:
     switch(code, name="a")
-    assert switch(code, "--check", name="b").result["changed"]
+    assert switch(code, check_mode=True, name="b").result["changed"]
     assert links(code) == ("a", None)
 
 
