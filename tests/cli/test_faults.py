@@ -96,9 +96,7 @@ def test_an_unknown_model(undisturbed: Checkout) -> None:
     told(undisturbed.console("add", "nosuch"), "nosuch")
 
 
-@pytest.mark.parametrize(
-    "setting", ["LLAMA_PROXY_PORT", "LLAMA_SERVER_PORT", "POSTGRES_AUTH_PORT"]
-)
+@pytest.mark.parametrize("setting", ["LLAMA_PROXY_PORT", "LLAMA_SERVER_PORT", "POSTGRES_AUTH_PORT"])
 def test_a_busy_port(undisturbed: Checkout, setting: str) -> None:
     port = undisturbed.model_port + 6
     with listening(port):

@@ -64,18 +64,39 @@ class OneConnection(Upstream):
         return self.connection
 
 
-def chunk(text: str, reason: str | None = None) -> bytes:
-    """A piece of the answer, in the framing of HTTP."""
+def event(text: str, reason: str | None = None) -> bytes:
+    """A piece of the answer."""
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": reason}
-    data = b"data: %b\n\n" % json.dumps({"id": "c", "choices": [choice]}).encode()
+    document = json.dumps({"id": "c", "choices": [choice]}, ensure_ascii=False)
+    return b"data: %b\n\n" % document.encode()
+
+
+def framed(data: bytes) -> bytes:
+    """It in the framing of HTTP."""
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def chunk(text: str, reason: str | None = None) -> bytes:
+    return framed(event(text, reason))
+
+
+END = chunk("", "stop") + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+
+
+def make_relay(client: SlowClient) -> Relay:
+    prepared = Prepared("/v1/chat/completions", {}, Style(chat=True), stream=True)
+    settings = from_values({"LLAMA_PROXY_ROUTES": "/r", "LLAMAKIT_SECRETS_DIR": "/s"})
+    return Relay(cast(Exchange, client), prepared, b"", settings)
+
+
+def texts_of(stream: bytes) -> list[str]:
+    events = stream.decode().removeprefix("data: ").strip().split("\n\ndata: ")
+    return [json.loads(event)["choices"][0]["delta"]["content"] for event in events]
 
 
 async def test_what_waits_for_the_client_goes_before_what_comes_after() -> None:
     client, backend = SlowClient(), OneConnection()
-    prepared = Prepared("/v1/chat/completions", {}, Style(chat=True), stream=True)
-    settings = from_values({"LLAMA_PROXY_ROUTES": "/r", "LLAMAKIT_SECRETS_DIR": "/s"})
-    relay = Relay(cast(Exchange, client), prepared, b"", settings)
+    relay = make_relay(client)
     asked = asyncio.create_task(relay.run(backend, lambda: None))
     await asyncio.sleep(0)
     backend.connection.data_received(chunk("one"))
@@ -88,13 +109,29 @@ async def test_what_waits_for_the_client_goes_before_what_comes_after() -> None:
     backend.connection.data_received(chunk("three"))
     client.congested = False
     backend.connection.data_received(chunk("four"))
-    end = chunk("", "stop") + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
-    backend.connection.data_received(end)
+    backend.connection.data_received(END)
     await asked
     relay.close()
-    texts = [
-        json.loads(event)["choices"][0]["delta"]["content"]
-        for event in client.got.decode().removeprefix("data: ").strip().split("\n\ndata: ")
-    ]
-    assert texts == ["one", "two", "three", "four"]
+    assert texts_of(client.got) == ["one", "two", "three", "four"]
     assert relay.committed
+
+
+async def test_events_go_on_whole_whatever_pieces_they_come_in() -> None:
+    client, backend = SlowClient(), OneConnection()
+    relay = make_relay(client)
+    asked = asyncio.create_task(relay.run(backend, lambda: None))
+    await asyncio.sleep(0)
+    backend.connection.data_received(chunk("first"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    whole, torn, separated = event("whole"), event("data: torn"), event("a\u2028b")
+    # Both halves begin as an event does.
+    border = torn.rindex(b"data: ")
+    for piece in (whole, torn[:border], torn[border:], whole + torn, separated, whole):
+        backend.connection.data_received(framed(piece))
+    expected = [event("first"), whole, torn, whole, torn, separated, whole]
+    assert client.got == b"".join(expected).replace("\u2028".encode(), b"\\u2028")
+    assert client.generated == len(expected)
+    backend.connection.data_received(END)
+    await asked
+    relay.close()

@@ -63,3 +63,25 @@ def test_what_an_event_says_is_one_line_for_every_reader() -> None:
 def test_ordinary_text_of_any_language_goes_as_it_is() -> None:
     payload = json.dumps({"text": "naïve — “日本” …"}, ensure_ascii=False).encode()
     assert sse.event(payload) == b"data: " + payload + b"\n\n"
+
+
+EVENT = b'data: {"text": "it \\n \xe2\x82\xac"}\n\n'
+
+
+def test_an_event_that_goes_as_it_is() -> None:
+    assert sse.is_event(EVENT)
+
+
+@given(
+    st.text(st.sampled_from('data: \r\n\u2028\x85\u20ac{"'), max_size=24).map(str.encode),
+    st.sampled_from([b"", b"data: "]),
+    st.sampled_from([b"", b"\n", b"\n\n"]),
+)
+def test_what_goes_as_it_is_would_be_written_like_that(
+    middle: bytes, before: bytes, after: bytes
+) -> None:
+    data = before + middle + after
+    if sse.is_event(data):
+        payload = data[6:-2]
+        assert sse.Splitter().feed(data) == [payload]
+        assert sse.event(payload) == data

@@ -166,19 +166,36 @@ class Relay:
     def _pass_on(self) -> bool:
         """Give the client what has come, if that is all there is to do: waking the task, down to
         where it waits, costs as much as everything else about a chunk."""
-        if self._connection is None or not self._exchange.started:
+        connection, exchange = self._connection, self._exchange
+        if connection is None or not exchange.started:
             return False
+        data = connection.take()
+        if (
+            self._splitter.between_events
+            and self._writer.passes(data)
+            and exchange.write_at_once(data)
+        ):
+            exchange.generated += 1
+            self._progress.touch()
+            self._passed_on()
+            return True
         try:
-            out, error = self._translate(self._split(self._connection.take()))
+            out, error = self._translate(self._split(data))
         except sse.EventTooLargeError:
             out, error = b"", unreadable()
-        if error is None and not self._chunks.done and self._exchange.write_at_once(out):
+        if error is None and not self._chunks.done and exchange.write_at_once(out):
             if out:
-                self.committed = True
-                self._wrote()
+                self._passed_on()
             return True
         self._held = out, error
         return False
+
+    def _passed_on(self) -> None:
+        """The client has more of the answer."""
+        if self._begun is not _nothing:
+            self._note_first()
+        self.committed = True
+        self._wrote()
 
     def _translate(self, payloads: list[bytes]) -> tuple[bytes, ApiError | None]:
         """What the client gets for these events, and the failure they end with, if they do."""

@@ -20,6 +20,11 @@ class Splitter:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def between_events(self) -> bool:
+        """Whether the next bytes begin an event."""
+        return not self._rest
+
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads that became complete with these bytes."""
         data = self._rest + data if self._rest else data
@@ -68,6 +73,19 @@ def event(payload: bytes) -> bytes:
         for separator, escaped in _SEPARATORS:
             payload = payload.replace(separator, escaped)
     return b"data: %b\n\n" % payload
+
+
+def is_event(data: bytes) -> bool:
+    """Whether this is one event as ``event`` writes it, no less and no more. False also for some
+    that are."""
+    return (
+        data.startswith(b"data: ")
+        and data.find(b"\n") == len(data) - 2
+        and data.endswith(b"\n\n")
+        and b"\r" not in data
+        and b"\xe2\x80" not in data
+        and b"\xc2\x85" not in data
+    )
 
 
 def named_event(name: str, payload: bytes) -> bytes:

@@ -17,6 +17,10 @@ class Writer(Protocol):
         """What a stream's client gets for one payload of the backend; b"" when that is nothing.
         Raises ApiError as ``Chunks.read`` does."""
 
+    def passes(self, data: bytes) -> bool:
+        """Whether these bytes of the backend's stream are one whole event, which the client gets
+        as it is. False also for some that are."""
+
     def closing(self) -> bytes:
         """The last events of a stream whose chunks came to their proper end."""
 
@@ -40,6 +44,10 @@ class ChunkWriter:
         if self._chunks.is_ordinary(payload):
             return sse.event(payload)
         return b"".join(map(sse.event, self._chunks.read(payload)))
+
+    def passes(self, data: bytes) -> bool:
+        """Nearly all that a model says are such events."""
+        return self._chunks.is_ordinary(data) and sse.is_event(data)
 
     def closing(self) -> bytes:
         """The last chunks."""

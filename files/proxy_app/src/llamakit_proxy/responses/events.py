@@ -30,6 +30,10 @@ class EventWriter:
         chunks = self._chunks.parse(payload)
         return self._written(event for chunk in chunks for event in self._of_chunk(chunk))
 
+    def passes(self, _data: bytes) -> bool:
+        """Never: a chat's chunk is no event of a response."""
+        return False
+
     def closing(self) -> bytes:
         """The events that end the last item and the response."""
         return self._written(self._end())
