@@ -10,7 +10,6 @@ from .key_cache import KeyCache
 from .key_feed import KeyFeed
 from .settings import Settings
 
-_START_PATIENCE_SECONDS = 5.0
 _RETRY_AFTER_SECONDS = 2
 # last_used_at is as exact as this; it keeps a busy key from costing more than a write a minute.
 _USE_SECONDS = 60.0
@@ -67,7 +66,7 @@ class KeyStore:
         With ``until_connected`` it returns only when Postgres has answered. SchemaError when the
         schema is too old.
         """
-        await self._feed.start(_START_PATIENCE_SECONDS)
+        await self._feed.start()
         if until_connected:
             await self._feed.answered.wait()
         if self._feed.refusal is not None:

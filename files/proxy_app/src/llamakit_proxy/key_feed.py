@@ -10,7 +10,6 @@ notification that gets lost costs that long, and no more.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from datetime import UTC, datetime
@@ -20,22 +19,14 @@ from typing import Any
 import psycopg
 
 from . import migrate
-from .database import (
-    DatabaseError,
-    SchemaError,
-    broken_after,
-    connect_async,
-    end,
-    explain_failure,
-)
+from .database import DatabaseError, SchemaError, broken_after, explain_failure
+from .feed import ROUND_SECONDS, Feed
 from .identity import Identity
 from .key_cache import CachedKey, KeyCache
-from .settings import Settings, SettingsError
+from .settings import Settings
 
 POLL_SECONDS = 0.4
-_ROUND_SECONDS = 3.0
 _USES_SECONDS = 0.5
-_RETRY_SECONDS = (0.1, 2.0)
 _BATCH = 500
 _MAX_ASKED = 10_000
 _MAX_CHANGES = 1_000
@@ -72,22 +63,18 @@ WHERE api_keys.public_id = free.public_id AND (last_used_at IS NULL OR last_used
 _log = logging.getLogger(__name__)
 
 
-class KeyFeed:
+class KeyFeed(Feed):
     """The task between a KeyCache and Postgres."""
 
+    subject = "keys"
+    meanwhile = "keys in use go on, others are answered 503"
+
     def __init__(self, settings: Settings, cache: KeyCache) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._cache = cache
-        self._connected = False
-        self._closing = False
         self.answered = asyncio.Event()
         """Set once the database is followed, or can't be: see ``refusal``."""
-        self._wake = asyncio.Event()
-        self._first_try = asyncio.Event()
-        self._last_trouble = ""
         self._refusal: SchemaError | None = None
-        self._connection: psycopg.AsyncConnection | None = None
-        self._task: asyncio.Task[None] | None = None
         self._seen = _NOTHING
         self._asked: dict[str, asyncio.Future[bool]] = {}
         # Keys to confirm although nobody asks for them now: should Postgres go away, the cache is
@@ -97,29 +84,9 @@ class KeyFeed:
         self._uses_due = 0.0
 
     @property
-    def connected(self) -> bool:
-        """Whether the cache follows the database now."""
-        return self._connected
-
-    @property
     def refusal(self) -> SchemaError | None:
         """Why the database at hand can't be followed at all, when that is so."""
         return self._refusal
-
-    async def start(self, patience_seconds: float) -> None:
-        """Start, and wait until the first attempt to connect has succeeded or failed."""
-        self._task = asyncio.create_task(self._run(), name="key feed")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience_seconds):
-                await self._first_try.wait()
-
-    async def close(self) -> None:
-        """Write the last uses and stop, within a few seconds."""
-        if self._task is None:
-            return
-        self._closing = True
-        self._wake.set()
-        await end(self._task, lambda: self._connection, _ROUND_SECONDS)
 
     async def ask(self, public_id: str) -> bool:
         """Have the cache be sure about an id; False when the database can't be asked now."""
@@ -138,67 +105,34 @@ class KeyFeed:
         """A key was used, ``at`` seconds since the epoch; written to the database in a while."""
         self._uses[public_id] = at
 
-    async def _run(self) -> None:
-        shortest, longest = _RETRY_SECONDS
-        delay = shortest
-        while not self._closing:
-            was_connected = await self._session()
-            delay = shortest if was_connected else min(delay * 2, longest)
-            await self._rest(delay)
-
-    async def _session(self) -> bool:
-        """Connect and follow until the connection is lost; whether there was one."""
-        trouble = ""
-        try:
-            connection = await connect_async(self._settings, application="llamakit-proxy keys")
-            async with connection:
-                self._connection = connection
-                await self._follow(connection)
-        except (DatabaseError, SettingsError) as error:
-            trouble = str(error)
-            if isinstance(error, SchemaError):
-                self._refusal = error
-                self.answered.set()
-        except psycopg.Error as error:
-            trouble = explain_failure(error)
-        except Exception:
-            # A mistake of ours must not leave revoked keys valid until the next start.
-            _log.exception("keys: following the database failed, and starts again")
-        finally:
-            was_connected = self._connected
-            self._connected = False
-            self._connection = None
-            for answer in self._asked.values():
-                if not answer.done():
-                    answer.set_result(False)
-            self._asked.clear()
-            self._first_try.set()
-        if trouble and trouble != self._last_trouble:
-            _log.warning("keys: %s; keys in use go on, others are answered 503", trouble)
-        self._last_trouble = trouble
-        return was_connected
+    def _lost(self) -> None:
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_result(False)
+        self._asked.clear()
 
     async def _follow(self, connection: psycopg.AsyncConnection) -> None:
         connection.add_notify_handler(_ignore)  # that it arrived is all it says
-        with broken_after(connection, _ROUND_SECONDS):
+        with broken_after(connection, ROUND_SECONDS):
             await connection.execute("LISTEN llamakit_keys")
             await self._compare_schema(connection)
         # What was seen on another connection may be of another server, or from before a restore.
         self._seen = _NOTHING
         while True:
-            with broken_after(connection, _ROUND_SECONDS):
+            with broken_after(connection, ROUND_SECONDS):
                 await self._sync(connection)
                 await self._look_up(connection)
                 await self._write_uses(connection)
             if not self._connected:
-                self._connected = True
+                self._worked = True
+                self._follows()
                 self.answered.set()
-                self._first_try.set()
                 _log.info("keys: following the database")
-            if self._closing and not self._uses:
+            closing = self._closing.is_set()
+            if closing and not self._uses:
                 return
-            if not (self._asked or self._doubted or self._closing):
-                await self._rest(POLL_SECONDS, connection)
+            if not (self._asked or self._doubted or closing):
+                await self._rest(connection, POLL_SECONDS)
 
     async def _compare_schema(self, connection: psycopg.AsyncConnection) -> None:
         """SchemaError when it is older than this release; when it is newer, say so and go on."""
@@ -206,7 +140,9 @@ class KeyFeed:
         self._refusal = None
         migrations = migrate.packaged()
         if len(rows) < len(migrations):
-            raise SchemaError(migrate.OLDER)
+            self._refusal = SchemaError(migrate.OLDER)
+            self.answered.set()
+            raise self._refusal
         if len(rows) > len(migrations):
             _log.warning("%s", migrate.newer(rows, migrations))
 
@@ -249,7 +185,7 @@ class KeyFeed:
 
     async def _write_uses(self, connection: psycopg.AsyncConnection) -> None:
         now = asyncio.get_running_loop().time()
-        if not self._uses or (now < self._uses_due and not self._closing):
+        if not self._uses or (now < self._uses_due and not self._closing.is_set()):
             return
         self._uses_due = now + _USES_SECONDS
         uses = [self._uses.popitem() for _ in range(min(len(self._uses), _BATCH))]
@@ -259,24 +195,6 @@ class KeyFeed:
         except psycopg.Error as error:
             # Nice to have, and never a reason to stop following; a lost connection shows by itself.
             _log.warning("keys: the last uses were not written: %s", explain_failure(error))
-
-    async def _rest(
-        self, seconds: float, connection: psycopg.AsyncConnection | None = None
-    ) -> None:
-        """Wait until there is something to do, or the server says something, or time is up."""
-        loop = asyncio.get_running_loop()
-        descriptor = None if connection is None else connection.fileno()
-        if descriptor is not None:
-            loop.add_reader(descriptor, self._wake.set)
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
-        finally:
-            if descriptor is not None:
-                loop.remove_reader(descriptor)
-        self._wake.clear()
 
 
 def _cached_key(row: tuple[Any, ...]) -> CachedKey:
