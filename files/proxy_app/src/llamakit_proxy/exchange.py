@@ -75,6 +75,45 @@ class ClientConnection(Protocol):
 class Exchange:
     """Everything about one request on its way through the stages."""
 
+    identity: Identity | None = None
+    charge: Charge | None = None
+    """What it holds of the user's limits."""
+    model: str | None = None
+    stream = False
+    status = 0
+    error_code: str | None = None
+    cause: Cause | None = None
+    request_bytes = 0
+    response_bytes = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    begun = False
+    """Whether a backend was asked."""
+    generated = 0
+    """Pieces of an answer that came from the backend; each is about a token."""
+    ttft_seconds: float | None = None
+    queue_seconds: float | None = None
+    overhead_seconds: float | None = None
+    reading_seconds = 0.0
+    failovers = 0
+    """How often a backend failed and another was asked."""
+    phase: Phase | None = None
+    backend: Backend | None = None
+    """Who was asked last."""
+    backend_seconds = 0.0
+    asked_at: float | None = None
+    """When a backend was asked first; like ``started_at`` and ``answered_at`` on the clock of
+    ``time.perf_counter``."""
+    answered_at: float | None = None
+    """When the last one had answered, or failed."""
+    own_trace_id: str | None = None
+    """The trace it was recorded in."""
+
+    _watching = False
+    _last_event: Callable[[ApiError], bytes] | None = None
+    _closed = False
+    _writing: Watchdog | None = None
+
     def __init__(
         self,
         scope: Scope,
@@ -93,42 +132,8 @@ class Exchange:
         self.path = path
         """The route's template: it is logged, the path the client sent never is."""
         self.request_id = f"req_{os.urandom(12).hex()}"
-        self.created_at = time.time()
+        self.created_at = self.phase_since = time.time()
         self.started_at = time.perf_counter()
-        self.identity: Identity | None = None
-        self.charge: Charge | None = None
-        """What it holds of the user's limits."""
-        self.model: str | None = None
-        self.stream = False
-        self.status = 0
-        self.error_code: str | None = None
-        self.cause: Cause | None = None
-        self.request_bytes = 0
-        self.response_bytes = 0
-        self.prompt_tokens: int | None = None
-        self.completion_tokens: int | None = None
-        self.begun = False
-        """Whether a backend was asked."""
-        self.generated = 0
-        """Pieces of an answer that came from the backend; each is about a token."""
-        self.ttft_seconds: float | None = None
-        self.queue_seconds: float | None = None
-        self.overhead_seconds: float | None = None
-        self.reading_seconds = 0.0
-        self.failovers = 0
-        """How often a backend failed and another was asked."""
-        self.phase: Phase | None = None
-        self.phase_since = self.created_at
-        self.backend: Backend | None = None
-        """Who was asked last."""
-        self.backend_seconds = 0.0
-        self.asked_at: float | None = None
-        """When a backend was asked first; like ``started_at`` and ``answered_at`` on the clock
-        of ``time.perf_counter``."""
-        self.answered_at: float | None = None
-        """When the last one had answered, or failed."""
-        self.own_trace_id: str | None = None
-        """The trace it was recorded in."""
         self.headers: list[Header] = [(b"x-request-id", self.request_id.encode())]
         """Sent with whatever the answer is."""
         self.loop = asyncio.get_running_loop()
@@ -136,11 +141,7 @@ class Exchange:
         self.connection: ClientConnection = scope["extensions"].pop(CONNECTION)
         self._send = send
         self._task = asyncio.current_task()
-        self._watching = False
-        self._last_event: Callable[[ApiError], bytes] | None = None
-        self._closed = False
         self._write_seconds = write_seconds
-        self._writing: Watchdog | None = None
 
     # -- the client ----------------------------------------------------------------------------
 

@@ -17,6 +17,5 @@ def _second(seconds: int) -> str:
 
 def log_line(created: float, level: str, logger: str, message: str, **more: object) -> str:
     """A record as JSON; control characters are escaped by that. ``created`` is since the epoch."""
-    return json.dumps(
-        {"time": stamp(created), "level": level, "logger": logger, "message": message, **more}
-    )
+    line = {"time": stamp(created), "level": level, "logger": logger, "message": message, **more}
+    return json.dumps(line, separators=(",", ":"))

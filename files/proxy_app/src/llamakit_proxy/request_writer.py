@@ -87,10 +87,10 @@ def encode(row: RequestRow) -> bytes:
     moment = _EPOCH + timedelta(seconds=created_at)
     written = moment.isoformat(timespec="microseconds")
     line = wire.encode_strictly(dict(zip(_COLUMNS, (written, *others), strict=True)))
-    if len(line) > _PLAIN_LENGTH or "\\u" in line:
+    if len(line) > _PLAIN_LENGTH or b"\\u" in line:
         values = (written, *map(_clean, others))
         line = wire.encode_strictly(dict(zip(_COLUMNS, values, strict=True)))
-    return line.encode()
+    return line
 
 
 class RequestWriter:
