@@ -1,10 +1,11 @@
 """Fixtures of the proxy's tests: a real PostgreSQL for the session, a database for each test."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import psycopg
 import pytest
 
+from llamakit_proxy.auth import KeyStore
 from llamakit_proxy.database import Role, connect
 from llamakit_proxy.settings import Settings
 from support.command import Command, run_command
@@ -36,6 +37,16 @@ def admin(settings: Settings) -> Iterator[psycopg.Connection]:
     """A connection of the database's owner."""
     with connect(settings, Role.ADMIN) as connection:
         yield connection
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[KeyStore]:
+    """A key store that follows the test's database."""
+    store = KeyStore(settings)
+    await store.start()
+    assert store.connected
+    yield store
+    await store.close()
 
 
 @pytest.fixture
