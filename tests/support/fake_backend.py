@@ -88,6 +88,12 @@ class Call:
         return loop.time() - start
 
 
+async def three_and_wait(call: Call) -> None:
+    """An answer of three tokens that does not end before the client leaves."""
+    await call.send(HEAD, delta("a"), delta("b"), delta("c"))
+    await call.gone(60)
+
+
 class FakeBackend:
     """A server whose every request is answered by ``answer``."""
 

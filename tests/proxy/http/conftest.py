@@ -1,4 +1,4 @@
-"""Fixtures of the request path's tests: real model servers and a real proxy process."""
+"""Fixtures of the request path's tests: real model servers and real proxy processes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,3 +52,31 @@ def proxy(
 def key(proxy: Proxy) -> str:
     """A new user's key, without a rate limit."""
     return proxy.new_key()
+
+
+@pytest.fixture(scope="module")
+def pair(
+    postgres: Postgres,
+    tmp_path_factory: pytest.TempPathFactory,
+    chat_backend: Backend,
+    embedding_backend: Backend,
+) -> Iterator[list[Proxy]]:
+    """Two running proxies with the same users and models, as on two hosts."""
+    models = [
+        model_entry("script", chat_backend.url, aliases=["script.gguf"], n_ctx=8192),
+        model_entry("embed", embedding_backend.url, kind="embedding", n_ctx=512),
+    ]
+    with running_proxy(postgres, tmp_path_factory.mktemp("first"), models) as first:
+        second = first.twin(tmp_path_factory.mktemp("second"))
+        try:
+            second.start()
+            yield [first, second]
+        finally:
+            second.stop()
+
+
+@pytest.fixture
+def own(postgres: Postgres, tmp_path: Path) -> Iterator[Proxy]:
+    """A proxy without models that a test may harm."""
+    with running_proxy(postgres, tmp_path, []) as proxy:
+        yield proxy

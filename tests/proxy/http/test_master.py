@@ -19,15 +19,8 @@ from llamakit_proxy.master import PAUSES_SECONDS
 from support.backend import Backend, free_port
 from support.postgres import Postgres
 from support.processes import wait_for
-from support.proxy import Proxy, model_entry, new_proxy, running_proxy
+from support.proxy import Proxy, model_entry, new_proxy
 from support.releases import Releases
-
-
-@pytest.fixture
-def own(postgres: Postgres, tmp_path: Path) -> Iterator[Proxy]:
-    """A proxy without models that a test may harm."""
-    with running_proxy(postgres, tmp_path, []) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -7,15 +7,12 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from support.chats import ask
 from support.processes import wait_for
 from support.proxy import Proxy
 
 CHAT = "/v1/chat/completions"
 Samples = dict[str, dict[tuple[str, ...], float]]
-
-
-def ask(model: str = "script", **more: Any) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": "hello"}], **more}
 
 
 def samples(proxy: Proxy) -> Samples:
