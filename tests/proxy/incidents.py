@@ -296,8 +296,8 @@ INCIDENTS = (
         "a crafted file read the server's memory; a template ran code",
         ("CVE-2026-7482", "CVE-2024-34359"),
         (
-            "unit/kit/test_fetch.py::test_wrong_bytes_are_removed",
-            "unit/kit/test_fetch.py::test_something_that_is_no_model_is_told",
+            "unit/kit/fetch/test_refusals.py::test_wrong_bytes_are_removed",
+            "unit/kit/fetch/test_refusals.py::test_something_that_is_no_model_is_told",
             "unit/deploy/test_units.py::test_a_unit_of_a_host_is_shut_in",
             "hosts/state/test_units.py::test_no_unit_is_exposed",
         ),

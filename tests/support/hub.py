@@ -51,6 +51,11 @@ class _QuietServer(ThreadingHTTPServer):
         """A client that left is what many of the tests want."""
 
 
+def sha256(content: bytes) -> str:
+    """The checksum of a file, as the hub tells it and as models.yaml lists it."""
+    return hashlib.sha256(content).hexdigest()
+
+
 @contextmanager
 def running_hub() -> Iterator[Hub]:
     """Serves a hub and its storage on two free ports of the loopback interface."""
@@ -100,7 +105,7 @@ def _handler(hub: Hub, name: str) -> type[BaseHTTPRequestHandler]:
             self.send_response(302)
             self.send_header("Location", f"{hub.storage_url}/{key}?signature=secret")
             if not hub.fault.no_checksum:
-                self.send_header("X-Linked-Etag", f'"{hashlib.sha256(content).hexdigest()}"')
+                self.send_header("X-Linked-Etag", f'"{sha256(content)}"')
             self.send_header("X-Linked-Size", str(len(content)))
             self.send_header("Content-Length", "0")
             self.end_headers()
