@@ -263,7 +263,7 @@ INCIDENTS = (
         (
             f"{HTTP}/test_injection.py::test_marks_of_templates_reach_no_backend_from_a_chat",
             f"{HTTP}/test_openai_client.py::test_control_tokens_in_a_message_are_text",
-            "unit/test_validate.py::test_no_mark_survives",
+            "unit/test_validate_messages.py::test_no_mark_survives",
         ),
     ),
     Incident(

@@ -8,7 +8,7 @@ from llamakit_proxy.errors import ApiError
 from llamakit_proxy.routes import Route
 from llamakit_proxy.validate.prepared import Prepared
 from llamakit_proxy.validate.text import JOINER
-from unit.test_validate import ROUTE, chat, refused
+from support.prepared import ROUTE, chat, refused
 
 HERMES = Route(**{name: getattr(ROUTE, name) for name in ROUTE.__slots__} | {"tools": "hermes"})
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}

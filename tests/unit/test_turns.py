@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llamakit_proxy.validate.turns import fit
-from unit.test_validate import ROUTE, chat
+from support.prepared import ROUTE, chat
 
 
 def route(dialect: str | None) -> Any:
