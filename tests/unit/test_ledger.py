@@ -199,7 +199,7 @@ def step(world: World, rule: Rule, chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.limit}-{rule.kind}")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32))
 def test_never_more_than_the_limit(rule: Rule, seed: int) -> None:
     chance = random.Random(seed)

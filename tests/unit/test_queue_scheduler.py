@@ -76,9 +76,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = hypothesis_settings(
-    max_examples=100, stateful_step_count=50, deadline=None
-)
+TestScheduler.settings = hypothesis_settings(max_examples=100, stateful_step_count=50)
 
 
 def test_a_million_events() -> None:
