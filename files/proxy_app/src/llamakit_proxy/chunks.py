@@ -89,7 +89,9 @@ class Chunks:
 
     def is_ordinary(self, payload: bytes) -> bool:
         """Whether the payload is what the client should see, and there is more to come."""
-        return self._plain and (_UNFINISHED in payload or _UNFINISHED_COMPACT in payload)
+        return self._plain and (
+            payload.find(_UNFINISHED) >= 0 or payload.find(_UNFINISHED_COMPACT) >= 0
+        )
 
     def parse(self, payload: bytes) -> list[Chunk]:
         """Like ``read``, as documents."""

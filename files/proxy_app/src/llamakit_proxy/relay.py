@@ -31,7 +31,7 @@ class Relay:
     def __init__(
         self, exchange: Exchange, prepared: Prepared, body: bytes, settings: Settings
     ) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._prepared = prepared
         self._body = body
@@ -170,14 +170,13 @@ class Relay:
         if connection is None or not exchange.started:
             return False
         data = connection.take()
-        if (
-            self._splitter.between_events
-            and self._writer.passes(data)
-            and exchange.write_at_once(data)
-        ):
+        if not self._splitter.rest and self._writer.passes(data) and exchange.write_at_once(data):
+            if self._begun is not _nothing:
+                self._note_first()
             exchange.generated += 1
-            self._progress.touch()
-            self._passed_on()
+            self.committed = True
+            self._heart_beats = False
+            self._progress.touched_at = self._silence.touched_at = self._loop.time()
             return True
         try:
             out, error = self._translate(self._split(data))
@@ -185,17 +184,11 @@ class Relay:
             out, error = b"", unreadable()
         if error is None and not self._chunks.done and exchange.write_at_once(out):
             if out:
-                self._passed_on()
+                self.committed = True
+                self._wrote()
             return True
         self._held = out, error
         return False
-
-    def _passed_on(self) -> None:
-        """The client has more of the answer."""
-        if self._begun is not _nothing:
-            self._note_first()
-        self.committed = True
-        self._wrote()
 
     def _translate(self, payloads: list[bytes]) -> tuple[bytes, ApiError | None]:
         """What the client gets for these events, and the failure they end with, if they do."""

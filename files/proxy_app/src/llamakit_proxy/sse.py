@@ -15,35 +15,31 @@ class EventTooLargeError(Exception):
 class Splitter:
     """Bytes in, the ``data`` of complete events out. Comments and other fields are dropped."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("rest",)
 
     def __init__(self) -> None:
-        self._rest = b""
-
-    @property
-    def between_events(self) -> bool:
-        """Whether the next bytes begin an event."""
-        return not self._rest
+        self.rest = b""
+        """An event that has begun; empty when the next bytes begin one."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads that became complete with these bytes."""
-        data = self._rest + data if self._rest else data
+        data = self.rest + data if self.rest else data
         if b"\r" in data:
             # Half of a CRLF at the end must wait for its other half.
             held = data.endswith(b"\r")
             data = (data[:-1] if held else data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             *events, rest = data.split(b"\n\n")
-            self._rest = rest + b"\r" if held else rest
+            self.rest = rest + b"\r" if held else rest
         elif data.startswith(b"data: ") and data.endswith(b"\n\n"):
             events = data[6:-2].split(b"\n\ndata: ")
             if b"\n" not in b"".join(events):
                 # Whole events of one line each, which is what nearly always comes.
-                self._rest = b""
+                self.rest = b""
                 return events
-            *events, self._rest = data.split(b"\n\n")
+            *events, self.rest = data.split(b"\n\n")
         else:
-            *events, self._rest = data.split(b"\n\n")
-        if len(self._rest) > MAX_EVENT:
+            *events, self.rest = data.split(b"\n\n")
+        if len(self.rest) > MAX_EVENT:
             raise EventTooLargeError
         payloads = []
         for event in events:
@@ -78,13 +74,13 @@ def event(payload: bytes) -> bytes:
 def is_event(data: bytes) -> bool:
     """Whether this is one event as ``event`` writes it, no less and no more. False also for some
     that are."""
+    # Not ``in``, which first takes what it looks for for a number: an exception each time.
     return (
-        data.startswith(b"data: ")
-        and data.find(b"\n") == len(data) - 2
+        data.find(b"\n") == len(data) - 2
+        and data.startswith(b"data: ")
         and data.endswith(b"\n\n")
-        and b"\r" not in data
-        and b"\xe2\x80" not in data
-        and b"\xc2\x85" not in data
+        and data.find(b"\r") < 0
+        and (data.isascii() or (data.find(b"\xe2\x80") < 0 and data.find(b"\xc2\x85") < 0))
     )
 
 

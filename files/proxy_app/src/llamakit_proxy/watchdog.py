@@ -11,7 +11,7 @@ class Watchdog:
     for what is left. After it fired it starts over, until it is stopped.
     """
 
-    __slots__ = ("_fire", "_handle", "_last", "_loop", "_running", "seconds")
+    __slots__ = ("_fire", "_handle", "_loop", "_running", "seconds", "touched_at")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, seconds: float, fire: Callable[[], None]
@@ -19,20 +19,21 @@ class Watchdog:
         self._loop = loop
         self._fire = fire
         self._handle: asyncio.TimerHandle | None = None
-        self._last = 0.0
+        self.touched_at = 0.0
+        """When something moved last, on the loop's clock. Who touches several sets it himself."""
         self._running = False
         self.seconds = seconds
 
     def start(self) -> None:
         """Run from now on."""
-        self._last = self._loop.time()
+        self.touched_at = self._loop.time()
         self._running = True
         if self._handle is None:
             self._handle = self._loop.call_later(self.seconds, self._look)
 
     def touch(self) -> None:
         """Something moved."""
-        self._last = self._loop.time()
+        self.touched_at = self._loop.time()
 
     def allow(self, seconds: float) -> None:
         """Allow so much time from now on."""
@@ -58,9 +59,9 @@ class Watchdog:
         self._handle = None
         if not self._running:
             return
-        left = self._last + self.seconds - self._loop.time()
+        left = self.touched_at + self.seconds - self._loop.time()
         if left <= 0:
-            self._last = self._loop.time()
+            self.touched_at = self._loop.time()
             left = self.seconds
             self._fire()
         if self._running:
