@@ -134,3 +134,12 @@ def test_the_model_can_not_choose_a_tool(fields: dict[str, Any]) -> None:
 )
 def test_tools_that_are_refused(fields: dict[str, Any]) -> None:
     refused(**fields)
+
+
+@pytest.mark.parametrize(
+    "schema", [{"const": 1.5}, {"const": {}}, {"enum": [{}]}, {"minimum": 0.5}, {"type": "string"}]
+)
+def test_parameters_that_are_no_object(schema: dict[str, Any]) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    error = refused(HERMES, tools=[tool], tool_choice="required")
+    assert (error.code, error.param) == ("unsupported_schema", "tools[0].parameters")

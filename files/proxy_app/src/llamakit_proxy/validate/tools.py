@@ -112,7 +112,7 @@ def _tool(function: Any, where: str) -> dict[str, Any]:
         tool["description"] = description
     parameters = function.get("parameters")
     parameters = {"properties": {}} if parameters is None else parameters
-    if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
+    if not isinstance(parameters, dict) or not _of_an_object(parameters):
         raise invalid(
             f"'{where}.parameters' must be a JSON schema of the type object.",
             param=f"{where}.parameters",
@@ -120,6 +120,16 @@ def _tool(function: Any, where: str) -> dict[str, Any]:
         )
     tool["parameters"] = {"type": "object", **parameters}
     return tool
+
+
+def _of_an_object(schema: dict[str, Any]) -> bool:
+    """Whether a schema describes objects. The keywords of those hold no fraction themselves, and
+    llama_cpp.server answers a tool whose parameters hold one with 422."""
+    return (
+        schema.get("type", "object") == "object"
+        and schema.keys().isdisjoint(("const", "enum"))
+        and not any(isinstance(value, float) for value in schema.values())
+    )
 
 
 def _shown(value: Any) -> Any:
