@@ -89,6 +89,16 @@ def make_relay(client: SlowClient) -> Relay:
     return Relay(cast(Exchange, client), prepared, b"", settings)
 
 
+async def begun(relay: Relay, backend: OneConnection, text: str) -> asyncio.Task[None]:
+    """The relay at work, once the client has the first piece, this one."""
+    asked = asyncio.create_task(relay.run(backend, lambda: None))
+    await asyncio.sleep(0)
+    backend.connection.data_received(chunk(text))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return asked
+
+
 def texts_of(stream: bytes) -> list[str]:
     events = stream.decode().removeprefix("data: ").strip().split("\n\ndata: ")
     return [json.loads(event)["choices"][0]["delta"]["content"] for event in events]
@@ -97,11 +107,7 @@ def texts_of(stream: bytes) -> list[str]:
 async def test_what_waits_for_the_client_goes_before_what_comes_after() -> None:
     client, backend = SlowClient(), OneConnection()
     relay = make_relay(client)
-    asked = asyncio.create_task(relay.run(backend, lambda: None))
-    await asyncio.sleep(0)
-    backend.connection.data_received(chunk("one"))
-    for _ in range(3):
-        await asyncio.sleep(0)
+    asked = await begun(relay, backend, "one")
     assert b"one" in client.got
     # All of this comes before the task has its turn.
     backend.connection.data_received(chunk("two"))
@@ -119,11 +125,7 @@ async def test_what_waits_for_the_client_goes_before_what_comes_after() -> None:
 async def test_events_go_on_whole_whatever_pieces_they_come_in() -> None:
     client, backend = SlowClient(), OneConnection()
     relay = make_relay(client)
-    asked = asyncio.create_task(relay.run(backend, lambda: None))
-    await asyncio.sleep(0)
-    backend.connection.data_received(chunk("first"))
-    for _ in range(3):
-        await asyncio.sleep(0)
+    asked = await begun(relay, backend, "first")
     whole, torn, separated = event("whole"), event("data: torn"), event("a\u2028b")
     # Both halves begin as an event does.
     border = torn.rindex(b"data: ")

@@ -1,5 +1,6 @@
 """Requests for a response: the chat that is made of them, and what is refused in which words."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,20 +12,10 @@ from openai.types.responses.response_create_params import ResponseCreateParamsBa
 from llamakit_proxy import responses, validate
 from llamakit_proxy.chunks import Chunks
 from llamakit_proxy.errors import ApiError
-from llamakit_proxy.routes import Backend, Route
 from llamakit_proxy.validate.prepared import Prepared
+from support.prepared import ROUTE as CHAT_ROUTE
 
-ROUTE = Route(
-    id="tiny",
-    aliases=("tiny.gguf",),
-    created=0,
-    owned_by="llamakit",
-    kind="chat",
-    n_ctx=2048,
-    max_tokens=512,
-    logprobs=True,
-    backends=(Backend("http://127.0.0.1:1", "127.0.0.1", 1, 1, "llama_cpp_python"),),
-)
+ROUTE = replace(CHAT_ROUTE, logprobs=True)
 PARAMETERS = {"type": "object", "properties": {"a": {"type": "integer"}}}
 TOOL = {"type": "function", "name": "look_up", "parameters": PARAMETERS}
 CALL = {"type": "function_call", "call_id": "c1", "name": "look_up", "arguments": "{}"}
