@@ -14,7 +14,7 @@ from ansible.utils.display import Display
 PIECE = 64 << 20
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
     """The controller's half of bring_files."""
 
     TRANSFERS_FILES = True

@@ -20,7 +20,7 @@ MAIN = "import sys\nfrom llamakit.cli import main\nsys.exit(main())\n"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
     """The controller's half of the module ``kit``."""
 
     TRANSFERS_FILES = False

@@ -12,7 +12,7 @@ from ansible.plugins.loader import lookup_loader
 IGNORED = {"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
     """The controller's half of write_files; the module of that name documents the options."""
 
     TRANSFERS_FILES = False

@@ -25,7 +25,7 @@ QUIET_SECONDS = 5.0
 HEARTBEAT_SECONDS = 30.0
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc]
+class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible has no types
     """The stdout callback that console.sh selects; ``-v`` selects Ansible's own instead."""
 
     CALLBACK_VERSION = 2.0

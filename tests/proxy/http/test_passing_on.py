@@ -85,7 +85,7 @@ async def ask(proxy: Proxy, key: str, wanted: str, *, wait: float = 0) -> list[s
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
     )
     if wait:
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # only a WriteTransport to mypy
         await asyncio.sleep(wait)
         writer.transport.resume_reading()  # type: ignore[attr-defined]
     # Less than a heartbeat, which would wake what sleeps by mistake.

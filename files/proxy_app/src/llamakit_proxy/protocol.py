@@ -45,6 +45,7 @@ class Protocol(HttpToolsProtocol):
     _lost = False
     _leaving: Callable[[], None] | None = None
 
+    # uvicorn narrows asyncio's BaseTransport the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_head()
@@ -82,6 +83,7 @@ class Protocol(HttpToolsProtocol):
             self._refuse(431, "headers_too_large", "The request's headers are too large.")
             return
         super().on_headers_complete()
+        # ASGI's type has only dicts in it; these are ours, for one who gets the scope.
         extensions: dict[str, object] = self.scope["extensions"]  # type: ignore[assignment]
         extensions[CONNECTION] = Client(self, self.cycle)
         # After a wish to upgrade the parser takes nothing more, so there is nothing to wait for.

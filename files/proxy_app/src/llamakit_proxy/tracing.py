@@ -74,7 +74,7 @@ class _Counted(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        self._exporter.shutdown()  # type: ignore[no-untyped-call]
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the SDK has no type here
 
 
 class Tracing:
