@@ -129,9 +129,8 @@ async def test_a_body_that_trickles_after_its_answer(impatient: Server, text: by
 
 async def test_a_wish_to_upgrade(impatient: Server) -> None:
     text = head("none", "upgrade: websocket", "connection: upgrade", method="GET", path="/healthz")
-    answer = await closed_after(impatient, text, drip=b"\x81\x00")
-    assert status(answer) == 200
-    assert b"connection: close" in answer
+    assert status(await closed_after(impatient, text)) == 200
+    assert status(await closed_after(impatient, text, drip=b"\x81\x00")) in (200, 400)
 
 
 async def test_a_request_that_waits_in_line_is_not_late(slow: Proxy, impatient: Server) -> None:

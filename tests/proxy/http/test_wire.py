@@ -112,6 +112,34 @@ async def test_upgrades_lead_nowhere(proxy: Proxy, key: str) -> None:
         assert status(answer) == 200
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_wish_for_http2_loses_no_body(proxy: Proxy, key: str, chunked: bool) -> None:
+    """Java's client, and those built on it, send one with each request."""
+    data = json.dumps(GOOD).encode()
+    length = "transfer-encoding: chunked" if chunked else f"content-length: {len(data)}"
+    wish = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAA")
+    last = ("connection: close, upgrade", "upgrade: h2c")
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if chunked else data
+    half = len(body) // 2
+    for pause, pieces in (
+        (0.0, [head(key, length, *wish) + body + head(key, length, *last) + body]),
+        (0.1, [head(key, length, *wish), body[:half], body[half:], head(key, length, *last), body]),
+    ):
+        answer = await exchange(proxy.port, *pieces, pause=pause)
+        assert answer.count(b"HTTP/1.1 200") == 2
+        assert answer.count(b'"finish_reason"') == 2
+        assert answer.count(b"connection: close") == 1, "the second one had that wish, too"
+
+
+async def test_nothing_but_http_follows_a_wish_to_upgrade(proxy: Proxy, key: str) -> None:
+    lines = ("connection: upgrade", "upgrade: websocket")
+    request = head(key, *lines, path="/v1/models").replace(b"POST", b"GET")
+    answer = await exchange(proxy.port, request + b"\x81\x85\x00\x00\x00\x00hello")
+    assert answer.startswith(b"HTTP/1.1 ")
+    assert answer.count(b"HTTP/1.1 200") <= 1
+    assert b"invalid_http" in answer
+
+
 async def test_two_requests_on_one_connection(proxy: Proxy, key: str) -> None:
     data = json.dumps(GOOD).encode()
     one = head(key, f"content-length: {len(data)}") + data

@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from .errors import ApiError
 from .exchange import ABORT, CONNECTION, Header
+from .upgrade import RequestParser, head_without_wish
 
 HEADER_SECONDS = 10.0
 """A connection that has not sent a whole head within this is closed, idle new ones included."""
@@ -37,6 +38,7 @@ class Protocol(HttpToolsProtocol):
     take, OpenAI's error object for what is not HTTP, and a way to drop a client that stalls."""
 
     server_state: State
+    parser: RequestParser
     _head_timer: asyncio.TimerHandle | None = None
     _body_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
@@ -48,6 +50,7 @@ class Protocol(HttpToolsProtocol):
     # uvicorn narrows asyncio's BaseTransport the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.parser = RequestParser(self)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -82,15 +85,33 @@ class Protocol(HttpToolsProtocol):
         if size > MAX_HEAD:
             self._refuse(431, "headers_too_large", "The request's headers are too large.")
             return
+        if self.parser.wishes():
+            return
         super().on_headers_complete()
         # ASGI's type has only dicts in it; these are ours, for one who gets the scope.
         extensions: dict[str, object] = self.scope["extensions"]  # type: ignore[assignment]
         extensions[CONNECTION] = Client(self, self.cycle)
-        # After a wish to upgrade the parser takes nothing more, so there is nothing to wait for.
+        # Behind a CONNECT the parser takes nothing more, so there is nothing to wait for.
         if self.server_state.leaving or self.parser.should_upgrade():
             self.cycle.keep_alive = False
 
+    def read_anew(self, rest: bytes) -> bool:
+        """See upgrade.Reader."""
+        before = self.parser
+        if not before.wishes() or self.transport.is_closing():
+            return False
+        self.parser = RequestParser(self)
+        self.parser.feed_data(
+            head_without_wish(
+                before.get_method(), self.url, before.get_http_version(), self.headers
+            )
+            + rest
+        )
+        return True
+
     def on_message_complete(self) -> None:
+        if self.parser.wishes():
+            return
         super().on_message_complete()
         self._stop_body_timer()
         self._completed += 1
