@@ -1,6 +1,7 @@
 """The master and its worker: who starts, who dies, who holds the socket."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -76,6 +77,32 @@ def test_a_worker_that_can_not_come_back_is_tried_again(own: Proxy) -> None:
     # What is put right needs no patience.
     own.process.send_signal(signal.SIGHUP)
     wait_for(lambda: own.page("/healthz").status_code == 200, 30, "it answers again")
+
+
+def test_a_log_that_takes_no_more_ends_nothing(own: Proxy) -> None:
+    """/dev/full refuses each line, as a full disk does."""
+    own.stop()
+    with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123  it is no file
+        own.process = subprocess.Popen(
+            [sys.executable, "-m", "llamakit_proxy", "serve"],
+            stdout=full,
+            stderr=full,
+            env=own.environment,
+        )
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return own.page("/healthz").status_code == 200
+        return False
+
+    wait_for(answers, 30, "it answers")
+    (before,) = own.workers()
+    own.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: gone([before]), 30, "another worker serves")
+    assert answers()
+    assert own.process.poll() is None
+    own.stop()
+    own.start()
 
 
 def test_no_worker_outlives_a_killed_master(own: Proxy) -> None:

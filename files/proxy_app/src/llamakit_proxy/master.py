@@ -13,10 +13,11 @@ It imports little and serves nothing, so that there is next to nothing in it tha
 The listening socket, and the time a worker may take to be ready, stay those of the first start.
 """
 
+import contextlib
+import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from types import FrameType
 
@@ -164,6 +165,8 @@ class Master:
             worker.close()
             if worker in self._leaving:
                 self._leaving.remove(worker)
+                if worker.process.returncode:
+                    _say("error", f"worker {worker.pid} {worker.end} with requests to finish")
             elif worker is self._candidate:
                 self._candidate = None
                 if self._exit_code is None:
@@ -232,4 +235,6 @@ def _nothing(_: int, __: FrameType | None) -> None:
 
 
 def _say(level: str, message: str) -> None:
-    print(log_line(time.time(), level, __name__, message), file=sys.stderr, flush=True)
+    """Nobody reads the log any more (a closed pipe, a full disk)? Requests go on."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{log_line(time.time(), level, __name__, message)}\n".encode())
