@@ -260,6 +260,29 @@ async def test_a_backend_that_stalls_again_and_again(proxy: Proxy, key: str) -> 
         assert await asyncio.to_thread(available, proxy, name, 1) == 1
 
 
+async def test_of_two_that_are_cut_short_one_has_stalled(proxy: Proxy, key: str) -> None:
+    """Both choices of a request end with the one whose backend gives nothing."""
+
+    async def goes_on(call: Call) -> None:
+        await call.send(HEAD)
+        gone = asyncio.create_task(call.gone(20))
+        while not gone.done():
+            await call.send(delta("some"))
+            await asyncio.sleep(0.1)
+
+    async def stalls(call: Call) -> None:
+        await call.send(HEAD, delta("some"))
+        await call.gone()
+
+    async with pair(goes_on, stalls) as (fine, bad), proxy.client(key) as client:
+        name = await route(proxy, fine.url, bad.url)
+        for _ in range(2):
+            response = await client.post(CHAT, json=ask(name, n=2))
+            assert response.json()["error"]["code"] == "backend_timeout"
+        assert await asyncio.to_thread(available, proxy, name, 2) == 0
+        assert await asyncio.to_thread(available, proxy, name, 1) == 1
+
+
 async def test_the_second_one_is_watched_as_well(proxy: Proxy, key: str) -> None:
     async def silent(call: Call) -> None:
         await call.gone()

@@ -128,6 +128,34 @@ async def test_who_leaves_pays_for_what_came(own: Proxy) -> None:
             await asyncio.to_thread(wait_for, settled, 10, "a settlement")
 
 
+async def test_who_leaves_several_answers_pays_for_all_that_came(own: Proxy) -> None:
+    """One of them is over, and its tokens are counted; of the other only the pieces are known."""
+    calls = 0
+
+    async def first_alone_ends(call: Call) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await call.send(HEAD, delta("a"), delta("", "stop"), usage(5, 1), DONE, END)
+            return
+        await call.send(HEAD, *[delta("b")] * 300)
+        await call.gone(60)
+
+    key = own.new_key("several", token_limit=10_000)
+    async with (
+        faked(own, first_alone_ends),
+        own.client(key) as client,
+        client.stream("POST", CHAT, json={**ask("fake", stream=True), "n": 2}) as response,
+    ):
+        text = ""
+        async for part in response.aiter_text():
+            text += part
+            if text.count('"b"') == 300:
+                break
+    settled = partial(lambda kind: 300 < spent(own, kind) < 600, "tokens")
+    await asyncio.to_thread(wait_for, settled, 10, "a settlement")
+
+
 async def broken(call: Call) -> None:
     await call.send(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n")
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from .backends import Backends
 from .circuit import Failure
 from .errors import ApiError, BackendError
-from .exchange import Cause, Exchange
+from .exchange import Exchange
 from .queue import Place
 from .upstream import Upstream
 
@@ -29,6 +29,10 @@ class Attempt(Protocol):
     @property
     def committed(self) -> bool:
         """Whether the client has something of the answer."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the request was cut short because this attempt's backend gave nothing."""
 
     async def wait(self, place: Place) -> None:
         """Wait for the place. Raises ApiError."""
@@ -53,7 +57,7 @@ async def complete(exchange: Exchange, backends: Backends, place: Place, attempt
             place.answered()
             return
         except asyncio.CancelledError:
-            if exchange.cause is Cause.BACKEND_STALLED:
+            if attempt.stalled:
                 place.failed(Failure.STALLED)
             raise
         except ApiError as error:

@@ -31,6 +31,8 @@ class Embedder:
 
     committed = False
     """The client gets all at once."""
+    stalled = False
+    """Whether the request was cut short because its backend gave nothing."""
 
     def __init__(
         self, exchange: Exchange, inputs: list[str], settings: Settings, route: Route
@@ -86,11 +88,8 @@ class Embedder:
 
     async def _ask(self, upstream: Upstream, inputs: list[str]) -> Any:
         """The backend's answer for some of the inputs, parsed."""
-        exchange = self._exchange
-        stalled = Watchdog(
-            exchange.loop, self._seconds, lambda: exchange.interrupt(Cause.BACKEND_STALLED)
-        )
-        stalled.start()
+        patience = Watchdog(self._exchange.loop, self._seconds, self._stall)
+        patience.start()
         request = body.dump({"model": self._route.id, "input": inputs})
         connection: Connection | None = None
         try:
@@ -107,9 +106,13 @@ class Embedder:
         except (BrokenError, ValueError):
             raise backend_broke() from None
         finally:
-            stalled.stop()
+            patience.stop()
             if connection is not None:
                 upstream.release(connection)
+
+    def _stall(self) -> None:
+        self.stalled = True
+        self._exchange.interrupt(Cause.BACKEND_STALLED)
 
 
 def _is_vector(value: object) -> bool:

@@ -137,7 +137,8 @@ class FanOut:
         return total
 
     def _count(self) -> None:
-        if any(strand.usage is not None for strand in self._strands):
+        """Of an answer that was cut off only what came is known, as with a single generation."""
+        if all(strand.usage is not None for strand in self._strands):
             usage = self._usage()
             self._exchange.prompt_tokens = usage.prompt_tokens
             self._exchange.completion_tokens = usage.completion_tokens

@@ -42,11 +42,11 @@ class Relay:
         self._attempted = False
         self.committed = False
         """Whether the client has something of the answer."""
+        self.stalled = False
+        """Whether the request was cut short because this one's backend gave nothing."""
         self._heart_beats = False
         self._rest = b""
-        self._progress = Watchdog(
-            loop, self._first_seconds, lambda: exchange.interrupt(Cause.BACKEND_STALLED)
-        )
+        self._progress = Watchdog(loop, self._first_seconds, self._stall)
         self._silence = Watchdog(loop, HEARTBEAT_SECONDS, self._beat)
         self._read_anew()
 
@@ -280,6 +280,10 @@ class Relay:
                     connection.take()
         except (TimeoutError, BrokenError):
             return
+
+    def _stall(self) -> None:
+        self.stalled = True
+        self._exchange.interrupt(Cause.BACKEND_STALLED)
 
     def _count(self) -> None:
         usage = self._chunks.usage
