@@ -231,6 +231,34 @@ async def test_who_moves_waits_no_longer_than_anybody() -> None:
         assert first.ticket.backend is not None
 
 
+async def test_the_time_on_a_backend_that_failed_is_none_of_the_wait() -> None:
+    queue = replicas("a", "b", seconds=0.3)
+    with queue.enter(1) as first, queue.enter(2) as second:
+        await asyncio.sleep(0.5)
+        assert second.move()
+        assert second.ready is not None
+        await asyncio.sleep(0.1)
+        assert not second.ready.done()
+        first.__exit__(None, None, None)
+        await asyncio.wait_for(second.ready, 1)
+        assert second.backend == "a"
+
+
+async def test_two_waits_are_one_when_it_comes_to_patience() -> None:
+    queue = replicas("a", "b", seconds=0.6)
+    with queue.enter(1) as first, queue.enter(2), queue.enter(3) as third:
+        assert third.ready is not None
+        await asyncio.sleep(0.4)
+        first.__exit__(None, None, None)
+        await third.ready
+        start = asyncio.get_running_loop().time()
+        assert third.move()
+        assert third.ready is not None
+        with pytest.raises(ApiError):
+            await third.ready
+        assert asyncio.get_running_loop().time() - start < 0.4
+
+
 async def test_who_moves_is_sent_away_with_the_last_backend() -> None:
     queue = replicas("a", "b")
     with queue.enter(1) as first, queue.enter(2) as second:
@@ -247,6 +275,14 @@ async def test_moving_while_the_proxy_stops() -> None:
         queue.close()
         assert second.move()
         assert refusal(second).code == "server_stopping"
+
+
+async def test_moving_when_the_model_is_no_more() -> None:
+    queue = replicas("a", "b")
+    with queue.enter(1), queue.enter(2) as second:
+        queue.close(lambda: ApiError(404, "model_not_found", "It is gone."))
+        assert second.move()
+        assert refusal(second).code == "model_not_found"
 
 
 async def test_a_reload_keeps_what_is_known_of_backends() -> None:

@@ -21,7 +21,7 @@ class Place:
     """A place in the queue, then on a backend. Use it as a context manager: it is given back
     however the block ends."""
 
-    __slots__ = ("_queue", "_timer", "deadline", "ready", "seconds", "since", "ticket")
+    __slots__ = ("_left", "_queue", "_timer", "ready", "seconds", "since", "ticket")
 
     def __init__(self, queue: "AdmissionQueue", ticket: Ticket, now: float, seconds: float) -> None:
         self._queue = queue
@@ -31,7 +31,7 @@ class Place:
         """Since when it has been waiting, or running once it runs (the loop's clock)."""
         self.seconds = seconds
         """How long it may wait, all in all."""
-        self.deadline = now + seconds
+        self._left = seconds
         self.ready: asyncio.Future[None] | None = None
         """Done when the ticket runs (or fails with ApiError); None when it ran at once."""
 
@@ -81,15 +81,17 @@ class Place:
         return self._queue.move(self)
 
     def wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start to wait; it fails at the deadline."""
+        """Start to wait, for as long as may be; once more after the backend of a place failed, for
+        what is left of that."""
         self.ready = loop.create_future()
-        self._timer = loop.call_at(self.deadline, self._expire)
+        self._timer = loop.call_later(self._left, self._expire)
 
     def settle(self, error: ApiError | None = None) -> None:
         """End the wait."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+            self._left = max(0.0, timer.when() - asyncio.get_running_loop().time())
         if self.ready is not None and not self.ready.done():
             if error is None:
                 self.ready.set_result(None)
@@ -227,8 +229,8 @@ class AdmissionQueue:
         self._wake(self._scheduler.move(ticket))
         if ticket.backend is None:
             place.wait(asyncio.get_running_loop())
-            if self._closed:
-                place.settle(stopping())
+            if self._closed is not None:
+                place.settle(self._closed())
         return True
 
     def _reckon(self) -> None:
