@@ -35,6 +35,14 @@ BAD: list[Any] = [
     {"type": "array", "items": {}, "maxItems": 3000},
     {"type": "array", "items": {}, "minItems": 10**9},
     {"type": "array", "prefixItems": []},
+    {"prefixItems": [{}], "minItems": 2},
+    {"prefixItems": [{}, {}], "maxItems": 1},
+    {"type": "string", "pattern": "^[a-z]+$", "maxLength": 5},
+    {"type": "string", "format": "date", "minLength": 12},
+    {"anyOf": [{"type": "object"}], "required": ["a"]},
+    {"anyOf": [{"type": "string"}], "oneOf": [{"type": "string"}]},
+    {"allOf": [{"type": "object"}], "additionalProperties": False},
+    {"$ref": "#/$defs/a", "minLength": 3, "$defs": {"a": {"type": "string"}}},
     {"type": "object", "properties": {'a"b': {}}},
     {"type": "object", "properties": {"a\\b": {}}},
     {"type": "object", "properties": {"": {}}},
@@ -80,3 +88,30 @@ def test_bad_schemas(schema: Any) -> None:
     assert caught.value.status == 400
     assert caught.value.code == "unsupported_schema"
     assert len(caught.value.message) < 400
+
+
+def test_definitions_that_lead_from_one_to_the_next() -> None:
+    definitions: dict[str, Any] = {
+        f"d{i}": {"type": "object", "properties": {"next": {"$ref": f"#/$defs/d{i + 1}"}}}
+        for i in range(198)
+    }
+    definitions["d198"] = {"type": "string", "maxLength": 7}
+    checked = check({"$ref": "#/$defs/d0", "$defs": definitions}, "schema")
+    assert len(checked["$defs"]) == 199
+    assert {"type": "string", "minLength": 0, "maxLength": 7} in checked["$defs"].values()
+
+
+def test_what_stands_beside_without_a_say() -> None:
+    """As pydantic writes references, choices and tuples."""
+    definitions = {"a": {"type": "string"}}
+    described = {"description": "x", "title": "y", "default": None}
+    for schema in (
+        {"$ref": "#/$defs/a", **described},
+        {"allOf": [{"$ref": "#/$defs/a"}], **described},
+        {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}], **described},
+        {"oneOf": [{"$ref": "#/$defs/a"}], "discriminator": {"propertyName": "kind"}},
+        {"type": "object", "anyOf": [{"type": "object"}]},
+        {"type": "array", "prefixItems": [{}, {}], "items": False, "minItems": 2, "maxItems": 2},
+        {"type": "string", "format": "uri", "minLength": 1, "maxLength": 99},
+    ):
+        assert check({"type": "object", "properties": {"p": schema}, "$defs": definitions}, "x")

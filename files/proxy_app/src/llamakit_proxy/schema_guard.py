@@ -100,11 +100,17 @@ class _Checker:
         """A definition's place to its new name. The converter takes the last part of a reference
         as the name of a grammar rule, where it would meet properties of the same name."""
         self._definitions: dict[str, dict[str, Any]] = {}
-        """Rewritten definitions by new name; {} while one is being rewritten."""
+        """Rewritten definitions by new name."""
+        self._waiting: list[tuple[str, Any, str]] = []
+        """Those still to be rewritten: new name, schema and place. One may lead to the next 200
+        times, which would be too deep for calls within calls."""
         self._finite: dict[str, bool] = {}
 
     def document(self) -> dict[str, Any]:
         schema = self._visit(self._root, self._where, 0)
+        while self._waiting:
+            new, definition, where = self._waiting.pop()
+            self._definitions[new] = self._visit(definition, where, 1)
         for name in self._definitions:
             self._check_finite(name)
         while "$ref" in schema:
@@ -129,15 +135,27 @@ class _Checker:
             shown = keyword if keyword.isidentifier() and len(keyword) < 40 else "keyword"
             raise _refused(where, f"uses the {shown!r} that the model server can't enforce")
         if "$ref" in schema:
+            self._alone(schema, "$ref", where)
             return {"$ref": self._reference(schema["$ref"], where)}
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
+                self._alone(schema, keyword, where)
                 return {"anyOf": self._alternatives(schema[keyword], f"{where}.{keyword}", depth)}
         if "allOf" in schema:
             return self._all_of(schema, where, depth)
         if "const" in schema or "enum" in schema:
             return {"enum": self._values(schema, where)}
         return self._typed(schema, where, depth)
+
+    @staticmethod
+    def _alone(schema: dict[str, Any], keyword: str, where: str) -> None:
+        """The converter looks at the keyword, and at nothing that stands beside it."""
+        beside = (_KNOWN & schema.keys()) - {keyword, "type", "format"}
+        if beside:
+            raise _refused(
+                where,
+                f"has {min(beside)!r} beside {keyword!r}; the model server can enforce one of them",
+            )
 
     def _typed(self, schema: dict[str, Any], where: str, depth: int) -> dict[str, Any]:
         kind = schema.get("type")
@@ -198,6 +216,7 @@ class _Checker:
 
     def _array(self, schema: dict[str, Any], where: str, depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {"type": "array"}
+        low, high = self._bounds(schema, "minItems", "maxItems", where)
         prefix = schema.get("prefixItems")
         if prefix is not None:
             if not isinstance(prefix, list) or not prefix:
@@ -206,8 +225,10 @@ class _Checker:
                 self._visit(item, f"{where}.prefixItems[{i}]", depth + 1)
                 for i, item in enumerate(prefix)
             ]
+            # So many and no more are written, whatever further ones would have to be.
+            if not low <= len(prefix) <= (len(prefix) if high is None else high):
+                raise _refused(f"{where}.prefixItems", "must be as many as minItems and maxItems")
             return result
-        low, high = self._bounds(schema, "minItems", "maxItems", where)
         items = schema.get("items", True)
         if items is True and (low, high) == (0, None):
             return result
@@ -219,6 +240,16 @@ class _Checker:
 
     def _string(self, schema: dict[str, Any], where: str) -> dict[str, Any]:
         pattern = schema.get("pattern")
+        text_format = schema.get("format")
+        enforced = isinstance(text_format, str) and text_format in _ENFORCED_FORMATS
+        low, high = self._bounds(schema, "minLength", "maxLength", where)
+        ways = [pattern is not None, enforced, (low, high) != (0, None)]
+        if sum(ways) > 1:
+            raise _refused(
+                where,
+                "has more than one of a pattern, a format and a length; the model server can "
+                "enforce one of them",
+            )
         if pattern is not None:
             if (
                 not isinstance(pattern, str)
@@ -231,10 +262,8 @@ class _Checker:
                     "or ?; the model server can't enforce others",
                 )
             return {"type": "string", "pattern": pattern}
-        text_format = schema.get("format")
-        if isinstance(text_format, str) and text_format in _ENFORCED_FORMATS:
+        if enforced:
             return {"type": "string", "format": text_format}
-        low, high = self._bounds(schema, "minLength", "maxLength", where)
         result: dict[str, Any] = {"type": "string"}
         if (low, high) != (0, None):
             result["minLength"] = low
@@ -292,7 +321,8 @@ class _Checker:
         """One member is that member, as pydantic writes a reference with a description; for more
         the converter's merge is right only by luck."""
         members = schema["allOf"]
-        if isinstance(members, list) and len(members) == 1 and "properties" not in schema:
+        if isinstance(members, list) and len(members) == 1:
+            self._alone(schema, "allOf", where)
             return self._visit(members[0], f"{where}.allOf[0]", depth + 1)
         raise _refused(f"{where}.allOf", "may have one member; the model server can't merge more")
 
@@ -309,8 +339,7 @@ class _Checker:
             if len(self._names) >= MAX_DEFINITIONS:
                 raise _refused(self._where, f"uses more than {MAX_DEFINITIONS} definitions")
             new = self._names[key] = f"definition-{len(self._names)}-of-schema"
-            self._definitions[new] = {}
-            self._definitions[new] = self._visit(holder[name], f"{self._where}.{kind}.{name}", 1)
+            self._waiting.append((new, holder[name], f"{self._where}.{kind}.{name}"))
         return f"#/$defs/{self._names[key]}"
 
     def _check_finite(self, name: str) -> None:
