@@ -31,6 +31,10 @@ from support.prepared import ROUTE, chat, refused
             {"role": "user", "content": "ab"},
         ),
         ({"role": "tool", "tool_call_id": "c1", "content": "r"}, None),
+        (
+            {"role": "tool", "tool_call_id": "c1", "name": "f", "content": "r"},
+            {"role": "tool", "tool_call_id": "c1", "content": "r"},
+        ),
         ({"role": "function", "name": "f", "content": "r"}, None),
         (
             {

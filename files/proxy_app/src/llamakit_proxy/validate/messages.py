@@ -25,7 +25,7 @@ _KEYS = {
         "tool_calls",
         "function_call",
     },
-    "tool": {"role", "content", "tool_call_id"},
+    "tool": {"role", "content", "tool_call_id", "name"},
     "function": {"role", "content", "name"},
 }
 """What the OpenAI SDKs send per role, including parts of an answer that is sent back."""
@@ -55,9 +55,10 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         "role": "system" if role == "developer" else role,
         "content": neutralise(_content(message, role, where)),
     }
-    if message.get("name") is not None or role == "function":
+    if role != "tool" and (message.get("name") is not None or role == "function"):
         repaired["name"] = _name(message.get("name"), f"{where}.name")
     if role == "tool":
+        # Its function's name, which OpenAI's first examples send, is known by the call.
         call_id = message.get("tool_call_id")
         if not isinstance(call_id, str) or not 0 < len(call_id) <= 256:
             raise invalid(
