@@ -32,6 +32,7 @@ def some_rows(count: int, seed: int = 1) -> list[RequestRow]:
             model=chosen.choice(["tiny", "big", None]),
             path=chosen.choice(["/v1/chat/completions", "/v1/models"]),
             status_code=chosen.choice([200, 200, 400, 429, 499, 503]),
+            error_code=chosen.choice([None, None, "client_disconnected", "backend_error"]),
             duration_ms=chosen.choice([0.0, 0.4, chosen.lognormvariate(7, 2)]),
             prompt_tokens=chosen.choice([None, 0, chosen.randrange(10_000)]),
             completion_tokens=chosen.choice([None, chosen.randrange(1_000)]),

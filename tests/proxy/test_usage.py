@@ -19,15 +19,15 @@ def _requests(admin: psycopg.Connection) -> None:
     with admin.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO llama_requests (created_at, username, path, model, status_code,"
-            " duration_ms, prompt_tokens, completion_tokens)"
-            " VALUES (%s, %s, '/v1/chat/completions', %s, %s, %s, %s, %s)",
+            " duration_ms, prompt_tokens, completion_tokens, error_code)"
+            " VALUES (%s, %s, '/v1/chat/completions', %s, %s, %s, %s, %s, %s)",
             [
-                *((NOW, "alice", "tiny", 200, float(n), 10, 2) for n in range(1, 21)),
+                *((NOW, "alice", "tiny", 200, float(n), 10, 2, None) for n in range(1, 21)),
                 *(
-                    (NOW - timedelta(days=5), "bob", "big", 200, 100.0, 1_000, 500)
+                    (NOW - timedelta(days=5), "bob", "big", 200, 100.0, 1_000, 500, None)
                     for _ in range(3)
                 ),
-                (NOW - timedelta(days=5), "bob", None, 429, 1.0, None, None),
+                (NOW - timedelta(days=5), "bob", None, 429, 1.0, None, None, "rate_limit_exceeded"),
             ],
         )
 
@@ -103,3 +103,27 @@ def test_bad_arguments(command: Command) -> None:
         assert result.code == 2, arguments
         assert result.out == ""
         assert "usage" in result.err
+
+
+def test_errors_are_what_went_wrong_here(admin: psycopg.Connection) -> None:
+    """Whatever the status was by then, and not that a client left."""
+    with admin.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO llama_requests (created_at, username, path, status_code, duration_ms,"
+            " error_code) VALUES (%s, 'carol', '/v1/chat/completions', %s, 1, %s)",
+            [
+                (moment, status, code)
+                for moment in (NOW, NOW - timedelta(days=3, hours=1))
+                for status, code in (
+                    (200, "backend_error"),
+                    (200, "client_disconnected"),
+                    (499, "client_disconnected"),
+                    (200, "client_too_slow"),
+                    (200, None),
+                )
+            ],
+        )
+    # The sums have whole days; of the day that is cut its rows are counted.
+    since = NOW - timedelta(days=3, hours=2)
+    total = usage.report(admin, ["user"], since=since, user="carol").total
+    assert (total.requests, total.errors) == (10, 2)

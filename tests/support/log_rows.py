@@ -16,8 +16,9 @@ from llamakit_proxy.settings import Settings
 
 _SUMS = """
 SELECT (created_at AT TIME ZONE 'UTC')::date, username, coalesce(model, '-'), path,
-       count(*), count(*) FILTER (WHERE status_code >= 400), coalesce(sum(prompt_tokens), 0),
-       coalesce(sum(completion_tokens), 0), sum(round(duration_ms * 1000)::bigint),
+       count(*), count(error_code) FILTER (WHERE error_code NOT LIKE 'client_%'),
+       coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+       sum(round(duration_ms * 1000)::bigint),
        max(round(duration_ms * 1000)::bigint), array_agg(duration_ms)
 FROM llama_requests GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """

@@ -34,7 +34,7 @@ FROM (
     WHERE day >= %(first_day)s
     UNION ALL
     SELECT (created_at AT TIME ZONE 'UTC')::date, username, coalesce(model, '-'),
-           count(*), count(*) FILTER (WHERE status_code >= 400),
+           count(*), count(*) FILTER (WHERE is_error(error_code)),
            coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
            sum(round(duration_ms * 1000)::bigint), max(round(duration_ms * 1000)::bigint),
            count_buckets(array_agg(duration_bucket(duration_ms)))
@@ -57,7 +57,7 @@ class Usage:
     labels: dict[str, str]
     requests: int
     errors: int
-    """Answered with a status of 400 or more."""
+    """Those with an error code, save those whose client left or did not read."""
     prompt_tokens: int
     completion_tokens: int
     average_ms: float | None
