@@ -120,7 +120,7 @@ class Settings:
         Under systemd the credentials directory wins, because there the files of
         ``secrets_dir`` are not readable for the service.
         """
-        if not name or "/" in name or name.startswith("."):
+        if not name.isprintable() or not name or "/" in name or name.startswith("."):
             raise SettingsError(f"{name!r} is not the name of a secret; expected a plain file name")
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")
         places = [Path(credentials) / name] if credentials else []
