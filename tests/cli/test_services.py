@@ -129,6 +129,21 @@ def test_settings_that_an_interrupted_start_left_are_put_right(three: Checkout) 
     assert three.all_up()
 
 
+def test_a_secret_of_the_database_that_was_lost_is_made_anew(three: Checkout) -> None:
+    key = three.new_key("lasting")
+    for name in ("postgres_superuser_password", "postgres_proxy_password"):
+        (three.path / "data" / "secrets" / name).unlink()
+    three.start()
+    assert three.all_up()
+    with three.client(key) as client:
+        assert client.get("/v1/models").status_code == 200
+    backup = three.console("backup")
+    assert backup.code == 0, backup.screen
+    before = three.pids()
+    three.start()
+    assert three.pids() == before
+
+
 def test_restart_acts_on_the_mode_that_runs(three: Checkout) -> None:
     before = three.pids()
     run = three.console("restart")

@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import dataclasses
+import getpass
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +78,37 @@ def test_the_variable_wins_over_the_secret(
     monkeypatch.setenv("POSTGRES_AUTH_PASSWORD", "not-it")
     with pytest.raises(DatabaseError, match="POSTGRES_AUTH_PASSWORD"):
         connect(settings, Role.PROXY)
+
+
+def test_a_superusers_password_that_was_lost_is_set_through_the_socket(
+    own_postgres: Postgres,
+) -> None:
+    with (own_postgres.data / "pg_ident.conf").open("a") as file:
+        file.write(f'kit "{getpass.getuser()}" postgres\n')
+    hba = own_postgres.data / "pg_hba.conf"
+    hba.write_text(re.sub(r"(?m)^local .*", "local all postgres peer map=kit", hba.read_text()))
+    with own_postgres.connect() as superuser:
+        superuser.execute("SELECT pg_reload_conf()")
+    settings = own_postgres.new_database()
+    secret = settings.secrets_dir / "postgres_superuser_password"
+    secret.write_text("canary-another-one")
+    with pytest.raises(DatabaseError, match=r"refuses postgres: .*--socket-dir") as refusal:
+        provision.provision(settings)
+    assert "canary" not in str(refusal.value)
+    # A socket's path may not be that long, and the folder's own may.
+    deep = own_postgres.folder / ("d" * 120)
+    deep.symlink_to(own_postgres.folder)
+    assert provision.provision(settings, deep) == ["set the password of the role postgres"]
+    assert provision.provision(settings, deep) == []
+    assert provision.provision(settings) == []
+    assert "canary" not in own_postgres.log.read_text()
+
+
+def test_a_socket_that_is_not_there_is_told(postgres: Postgres, settings: Settings) -> None:
+    with pytest.raises(DatabaseError, match=r"can't be opened: No such file .*console.sh start"):
+        provision.provision(settings, postgres.folder / "nowhere")
+    with pytest.raises(DatabaseError, match=r"can't connect to Postgres at \S+/data:\d+ as"):
+        provision.provision(settings, postgres.data)
 
 
 @pytest.mark.parametrize("name", ['we"ird', "Semi;colon", "select", "ünicode"])

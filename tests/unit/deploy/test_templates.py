@@ -30,6 +30,7 @@ VARIABLES: dict[str, Any] = {
     "__auth_proxy_routes": "/state/proxy_routes.json",
     "auth_proxy_environment": "/env/proxy",
     "postgres_source": "embedded",
+    "postgres_as_user": ["setpriv"],
     "service_environment_path": "/env/supervisor",
     "service_manager": "supervisord",
     "service_state_dir": "/state",
@@ -39,7 +40,7 @@ VARIABLES: dict[str, Any] = {
 }
 TEMPLATES = {
     "auth_proxy": ["config.env.j2", "llamakit-users.j2", "proxy_routes.json.j2"],
-    "postgres": ["llamakit.conf.j2", "pg_hba.conf.j2", "start-postgres.sh.j2"],
+    "postgres": ["llamakit.conf.j2", "pg_hba.conf.j2", "pg_ident.conf.j2", "start-postgres.sh.j2"],
     "service": ["program.conf.j2", "service.json.j2", "supervisord.conf.j2", "watchdog.py.j2"],
 }
 
@@ -109,11 +110,19 @@ def test_the_watchdog_is_python(rendered: dict[str, str]) -> None:
 
 def test_postgres_trusts_nobody_and_stays_here(rendered: dict[str, str]) -> None:
     lines = [line for line in rendered["pg_hba.conf.j2"].splitlines() if not line.startswith("#")]
-    assert {line.split()[-1] for line in lines if line} == {"scram-sha-256"}
-    assert {line.split()[3] for line in lines if line} == {"127.0.0.1/32", "::1/128"}
+    (through_the_socket,) = (line for line in lines if line.startswith("local"))
+    assert through_the_socket == "local all postgres peer map=llamakit"
+    by_tcp = [line.split() for line in lines if line.startswith("host")]
+    assert {words[-1] for words in by_tcp} == {"scram-sha-256"}
+    assert {words[3] for words in by_tcp} == {"127.0.0.1/32", "::1/128"}
     config = rendered["llamakit.conf.j2"]
     assert "listen_addresses = '127.0.0.1'" in config
-    assert "unix_socket_directories = ''" in config
+    assert "unix_socket_directories = '.'" in config
+
+
+def test_the_services_user_is_no_superuser_where_root_deploys(rendered: dict[str, str]) -> None:
+    (line,) = (line for line in rendered["pg_ident.conf.j2"].splitlines() if line[:1] != "#")
+    assert line == 'llamakit "root" postgres'
 
 
 def test_no_template_is_forgotten_here() -> None:
@@ -122,7 +131,6 @@ def test_no_template_is_forgotten_here() -> None:
     # A cluster of the distribution's; a real one reads them in molecule.
     on_a_host = {
         "createcluster.conf.j2", "database.json.j2", "pg_hba_cluster.conf.j2",
-        "pg_ident.conf.j2",
     }  # fmt: skip
     in_test_units = {
         "llamakit.target.j2", "rotate-logs.sh.j2", "unit.service.j2", "unit.socket.j2",

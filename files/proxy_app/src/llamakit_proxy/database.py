@@ -4,9 +4,10 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -99,9 +100,13 @@ def connect(
     role: Role,
     *,
     dbname: str | None = None,
+    socket_dir: Path | None = None,
     statement_timeout_seconds: float = 30,
 ) -> psycopg.Connection:
-    """A connection for a command. Raises DatabaseError or SettingsError."""
+    """A connection for a command, by TCP or through the server's socket in ``socket_dir``.
+
+    Raises DatabaseError or SettingsError.
+    """
     arguments = parameters(
         settings,
         role,
@@ -110,10 +115,29 @@ def connect(
     )
     if dbname is not None:
         arguments["dbname"] = dbname
+    with ExitStack() as stack:
+        if socket_dir is not None:
+            arguments["host"] = stack.enter_context(_short_name(socket_dir))
+        try:
+            return psycopg.connect(**arguments)
+        except psycopg.OperationalError as error:
+            raise DatabaseError(explain_refusal(error, settings, role, socket_dir)) from None
+
+
+@contextmanager
+def _short_name(folder: Path) -> Iterator[str]:
+    """Another name for a folder, because a socket's whole path may have 107 bytes at most."""
     try:
-        return psycopg.connect(**arguments)
-    except psycopg.OperationalError as error:
-        raise DatabaseError(explain_refusal(error, settings, role)) from None
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DatabaseError(
+            f"the folder {folder} of Postgres's socket can't be opened: {error.strerror}; "
+            "run `./console.sh start`, which makes it"
+        ) from None
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 async def connect_async(settings: Settings, *, application: str) -> psycopg.AsyncConnection:
@@ -166,15 +190,26 @@ async def end(
         await asyncio.wait({task})
 
 
-def explain_refusal(error: psycopg.OperationalError, settings: Settings, role: Role) -> str:
+def explain_refusal(
+    error: psycopg.OperationalError,
+    settings: Settings,
+    role: Role,
+    socket_dir: Path | None = None,
+) -> str:
     """Why a connection could not be made, in one line that ends with what to do.
 
     libpq gives no error code for a refused connection, only the server's words, which are English
     unless its lc_messages says otherwise; then they are passed on as they are.
     """
     account = _account(settings, role)
-    place = f"{settings.postgres_host}:{settings.postgres_port}"
+    place = f"{socket_dir or settings.postgres_host}:{settings.postgres_port}"
     text = " ".join(str(error).split())
+    if "password authentication failed" in text and role is Role.SUPERUSER:
+        return (
+            f"Postgres at {place} refuses {account.user}: its password is not the one in "
+            f"{account.variable} or the secret {account.secret}; run `./console.sh start` "
+            "(or provision-db with --socket-dir), which sets it without the old one"
+        )
     if "password authentication failed" in text:
         return (
             f"Postgres at {place} refuses {account.user}: there is no such role, or its password "

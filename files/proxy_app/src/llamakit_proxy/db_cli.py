@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from . import provision, schema
@@ -18,11 +19,19 @@ def add_commands(commands: Any) -> None:
         parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         parser.add_argument("--json", action="store_true", help="say what was done as JSON")
         parser.set_defaults(run=run)
+        if run is _provision_db:
+            parser.add_argument(
+                "--socket-dir",
+                type=Path,
+                help="the folder of the server's socket: through it the superuser needs no "
+                "password, and is given the one in the secret",
+            )
 
 
 @guarded
 def _provision_db(args: argparse.Namespace) -> int:
-    return _report(provision.provision(load()), args, "roles and database are as they should be")
+    changes = provision.provision(load(), args.socket_dir)
+    return _report(changes, args, "roles and database are as they should be")
 
 
 @guarded

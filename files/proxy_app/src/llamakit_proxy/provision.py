@@ -1,6 +1,7 @@
 """The two roles and the database, made or repaired by the superuser of our own Postgres."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,27 +19,33 @@ _PROXY_STATEMENT_TIMEOUT = "10s"
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    role: Role
     name: str
     password: str
     statement_timeout: str | None
 
 
-def provision(settings: Settings) -> list[str]:
+def provision(settings: Settings, socket_dir: Path | None = None) -> list[str]:
     """Create or repair roles and database; what was changed, a sentence each, empty for nothing.
+
+    Through the server's socket in ``socket_dir``, which asks for no password, the superuser's own
+    is set right, too: whatever it was, and whoever has lost it.
 
     Raises DatabaseError or SettingsError. Passwords go to Postgres as verifiers made here, so no
     log or statistics of the server ever sees one.
     """
     wanted = _wanted(settings)
     try:
-        with connect(settings, Role.SUPERUSER) as connection:
+        with connect(settings, Role.SUPERUSER, socket_dir=socket_dir) as connection:
             connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
             changes = []
+            if socket_dir is not None:
+                changes += _provision_superuser(connection, settings)
             for one in wanted:
                 changes += _provision_role(connection, one)
             changes += _provision_database(connection, settings)
-            with connect(settings, Role.SUPERUSER, dbname=settings.postgres_db) as inside:
+            with connect(
+                settings, Role.SUPERUSER, dbname=settings.postgres_db, socket_dir=socket_dir
+            ) as inside:
                 changes += _provision_schema(inside, settings)
     except psycopg.Error as error:
         raise DatabaseError(explain_failure(error)) from None
@@ -58,17 +65,26 @@ def _wanted(settings: Settings) -> list[_Wanted]:
             f"{superuser!r} is the superuser; name other roles in POSTGRES_AUTH_USER "
             "and POSTGRES_AUTH_ADMIN_USER"
         )
-    wanted = [
-        _Wanted(Role.ADMIN, admin, password(settings, Role.ADMIN), None),
-        _Wanted(Role.PROXY, proxy, password(settings, Role.PROXY), _PROXY_STATEMENT_TIMEOUT),
+    return [
+        _Wanted(admin, _password(settings, Role.ADMIN), None),
+        _Wanted(proxy, _password(settings, Role.PROXY), _PROXY_STATEMENT_TIMEOUT),
     ]
-    for one in wanted:
-        if not (one.password.isascii() and one.password.isprintable()):
-            raise DatabaseError(
-                f"the password of {one.name} has characters other than printable ASCII; "
-                "choose another one"
-            )
-    return wanted
+
+
+def _password(settings: Settings, role: Role) -> str:
+    found = password(settings, role)
+    if not (found.isascii() and found.isprintable()):
+        raise DatabaseError(
+            f"the password of {role_name(settings, role)} has characters other than printable "
+            "ASCII; choose another one"
+        )
+    return found
+
+
+def _provision_superuser(connection: psycopg.Connection, settings: Settings) -> list[str]:
+    name = role_name(settings, Role.SUPERUSER)
+    (verifier,) = _need(connection, "SELECT rolpassword FROM pg_authid WHERE rolname = %s", name)
+    return _provision_password(connection, name, _password(settings, Role.SUPERUSER), verifier)
 
 
 def _provision_role(connection: psycopg.Connection, wanted: _Wanted) -> list[str]:
@@ -90,14 +106,7 @@ def _provision_role(connection: psycopg.Connection, wanted: _Wanted) -> list[str
     if not rights_are_right:
         connection.execute(sql.SQL("ALTER ROLE {} " + _ATTRIBUTES).format(name))
         changes.append(f"reset the rights of the role {wanted.name}")
-    if not scram.matches(wanted.password, verifier):
-        encrypted = connection.pgconn.encrypt_password(
-            wanted.password.encode(), wanted.name.encode(), b"scram-sha-256"
-        )
-        connection.execute(
-            sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, sql.Literal(encrypted.decode()))
-        )
-        changes.append(f"set the password of the role {wanted.name}")
+    changes += _provision_password(connection, wanted.name, wanted.password, verifier)
     timeout = wanted.statement_timeout
     if timeout is not None and f"statement_timeout={timeout}" not in (config or []):
         connection.execute(
@@ -105,6 +114,20 @@ def _provision_role(connection: psycopg.Connection, wanted: _Wanted) -> list[str
         )
         changes.append(f"set the statement timeout of the role {wanted.name}")
     return changes
+
+
+def _provision_password(
+    connection: psycopg.Connection, name: str, secret: str, verifier: str | None
+) -> list[str]:
+    if scram.matches(secret, verifier):
+        return []
+    encrypted = connection.pgconn.encrypt_password(secret.encode(), name.encode(), b"scram-sha-256")
+    connection.execute(
+        sql.SQL("ALTER ROLE {} PASSWORD {}").format(
+            sql.Identifier(name), sql.Literal(encrypted.decode())
+        )
+    )
+    return [f"set the password of the role {name}"]
 
 
 def _provision_database(connection: psycopg.Connection, settings: Settings) -> list[str]:
