@@ -33,7 +33,7 @@ def check(wants: Wants, facts: Facts, plan: Plan | None) -> tuple[list[Problem],
     """Everything that is in the way, and what people should know; without a plan all but models."""
     checks: list[Callable[[Wants, Facts], Found]] = [python, graphics, processor, exposure]
     if wants.place == "host":
-        checks += [distribution, systemd]
+        checks += [distribution, systemd, database]
     found = [each for function in checks for each in function(wants, facts)]
     models = [model for model in plan["models"] if model["running"]] if plan else []
     found += [*memory(facts, models), *disk(facts, models)]
@@ -164,6 +164,19 @@ def _nvidia(facts: Facts, where: str, choose: str) -> Problem:
         "an NVIDIA card with its driver",
         f"check that the card is passed through to this machine, {choose}",
     )
+
+
+def database(wants: Wants, facts: Facts) -> Found:
+    """A cluster of the other kind has the users and keys, and a second one would start without."""
+    for source, data in facts.clusters.items():
+        if wants.postgres and source != wants.postgres:
+            yield Problem(
+                f"PostgreSQL, postgres_source: {wants.postgres}",
+                f"a cluster of postgres_source: {source} in {data}, with the users and keys",
+                "the kind of PostgreSQL that the host has",
+                f"keep it with postgres_source: {source} in inventory/host_vars, or move with a "
+                'backup and a restore: docs/operations.md, "From one PostgreSQL to the other"',
+            )
 
 
 def processor(_wants: Wants, facts: Facts) -> Found:

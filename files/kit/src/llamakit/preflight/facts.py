@@ -9,11 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llamakit.preflight.clusters import find_clusters
 from llamakit.preflight.gpu import Graphics, find_graphics
 from llamakit.preflight.wants import Wants
 from llamakit.services.memory import available_memory, private_memory, total_memory
@@ -54,6 +55,7 @@ class Facts:
     graphics: Graphics = field(default_factory=Graphics)
     device_groups: tuple[str, ...] = ()  # whoever is in them may use the devices
     packages_missing: tuple[str, ...] = ()
+    clusters: Mapping[str, Path] = field(default_factory=dict)  # by their postgres_source
     installed: bool = False  # the model server's environment is there
     models_disk: Disk = Disk(Path("/"), 0, 0)
     code_disk: Disk = Disk(Path("/"), 0, 0)
@@ -113,6 +115,7 @@ def gather(wants: Wants) -> Facts:
         graphics=graphics,
         device_groups=tuple(owning_groups(map(Path, graphics.devices_for(accelerator)))),
         packages_missing=tuple(_missing(wants.packages)),
+        clusters=find_clusters(wants.postgres_data_dir) if wants.place == "host" else {},
         installed=any(any(folder.glob("*/.complete")) for folder in environments),
         models_disk=_disk(wants.models_dir),
         code_disk=_disk(wants.code_dir),

@@ -27,6 +27,8 @@ class Wants:
     tls: bool = False
     untested_distribution: bool = False
     bind_host: str = "127.0.0.1"
+    postgres: str = ""  # distribution, embedded, or that of someone else
+    postgres_data_dir: Path = Path("postgres")
 
     def setting(self, name: str) -> str:
         """Where people set the port of a service."""
@@ -48,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--packages", type=_names, default=(), metavar="NAME,NAME")
     parser.add_argument("--tls", choices=["on", "off"], default="off")
     parser.add_argument("--untested-distribution", action="store_true")
+    parser.add_argument("--postgres", choices=["distribution", "embedded", ""], default="")
+    parser.add_argument("--postgres-data-dir", type=Path, default=Path("postgres"))
 
 
 def read_wants(options: argparse.Namespace) -> Wants:
@@ -64,6 +68,8 @@ def read_wants(options: argparse.Namespace) -> Wants:
         tls=options.tls == "on",
         untested_distribution=options.untested_distribution,
         bind_host=options.bind_host,
+        postgres=options.postgres,
+        postgres_data_dir=options.postgres_data_dir,
     )
 
 
