@@ -92,7 +92,11 @@ upgrade() {
   installed
   bootstrap
   lock
-  database backup
+  if [[ ${POSTGRES_AUTH_HOST-} ]]; then
+    say "No backup was made: the PostgreSQL at $POSTGRES_AUTH_HOST is external, and whoever runs it backs it up."
+  else
+    database backup
+  fi
   deploy '' ''
 }
 

@@ -45,3 +45,12 @@ def test_an_upgrade_is_a_backup_and_a_start(three: Checkout) -> None:
     assert run.code == 0, run.screen
     assert ".dump" in run.out
     assert "llamakit is up" in run.out
+
+
+def test_an_upgrade_makes_no_backup_of_somebody_elses_server(three: Checkout) -> None:
+    # A setting that preflight refuses: nothing is deployed.
+    refused = {"POSTGRES_AUTH_HOST": "db.example.org", "LLAMA_PROXY_MAX_TOKENS": "0"}
+    run = three.console("upgrade", env=refused)
+    assert "No backup was made: the PostgreSQL at db.example.org is external" in run.out
+    assert "expected a whole number 1..1000000" in run.screen
+    assert three.all_up()
