@@ -47,6 +47,8 @@ def test_without_purge_people_and_their_keys_stay(hosts: list[Host]) -> None:
 
 
 def test_with_purge_the_host_is_as_it_was(hosts: list[Host]) -> None:
+    # Also after an uninstall, which leaves no program of the kit on the host.
+    play("playbooks/uninstall.yml")
     play("playbooks/uninstall.yml", llamakit_purge=True)
     found = [f"{host.name}: {line}" for host in hosts for line in differences(host)]
     assert not found, "\n".join(found)
