@@ -47,6 +47,14 @@ def locked_key(pair: Pair) -> Path:
     return path
 
 
+def ended(pair: Pair) -> Pair:
+    """The same key with a certificate that was good until yesterday."""
+    path = pair.certificate.with_suffix(".ended")
+    given = ("-in", str(pair.certificate), "-signkey", str(pair.key))
+    _openssl("x509", *given, "-days", "-1", "-out", str(path))
+    return Pair(path, pair.key)
+
+
 def _request(pair: Pair, name: str) -> list[str]:
     return ["-keyout", str(pair.key), "-out", str(pair.certificate), *_options(name)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from support.certificates import self_signed
 from support.hosts import Host, play
 
 STATE = "cat /etc/llamakit/*.* /etc/llamakit/models.d/* /etc/systemd/system/llamakit* | sha256sum"
@@ -55,3 +56,14 @@ def test_a_certificate_that_is_not_there(hosts: list[Host]) -> None:
     )
     assert "/nowhere/cert.pem" in said
     assert "auth_proxy_tls_key_file" in said
+
+
+def test_a_key_of_another_certificate(hosts: list[Host], tmp_path: Path) -> None:
+    pair, other = self_signed(tmp_path), self_signed(tmp_path, "other")
+    said = refusal(
+        hosts,
+        auth_proxy_tls="provided",
+        auth_proxy_tls_certificate_file=str(pair.certificate),
+        auth_proxy_tls_key_file=str(other.key),
+    )
+    assert f"{other.key} does not belong to the certificate {pair.certificate}" in said

@@ -19,7 +19,11 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
     """
     if not settings.tls:
         return None
-    certificate, key = settings.secret_file(CERTIFICATE), settings.secret_file(KEY)
+    return context_of(settings.secret_file(CERTIFICATE), settings.secret_file(KEY))
+
+
+def context_of(certificate: Path, key: Path) -> ssl.SSLContext:
+    """What a server speaks TLS with, given these files; SettingsError when it can't."""
     _first_certificate(certificate)
     _read(key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
