@@ -60,19 +60,25 @@ lock() {
   flock --nonblock "$LOCK" || fail 'another ./console.sh is at work in this checkout. Wait for it to end, then try again.'
 }
 
+# What the controller is made from. Its Python is a link to the system's, which may have become
+# another version since, or be gone.
+controller_stamp() {
+  sha256sum requirements/controller.txt requirements/collections.txt requirements.yml | sha256sum | cut -c1-16
+  version_of "$CONTROLLER/bin/python" 2>/dev/null || say none
+}
+
 bootstrap() {
-  local wanted python tool
+  local python tool
   for tool in setpriv flock; do
     command -v "$tool" >/dev/null || fail "$tool is missing. Install it, as root:  apt-get install util-linux"
   done
   prepare_folders
-  wanted=$(sha256sum requirements/controller.txt requirements/collections.txt requirements.yml | sha256sum | cut -c1-16)
-  if [[ $(cat "$CONTROLLER/.complete" 2>/dev/null) != "$wanted" ]]; then
+  if [[ $(cat "$CONTROLLER/.complete" 2>/dev/null) != "$(controller_stamp)" ]]; then
     lock
     python=$(find_python)
     say "==> Install the controller: Ansible and the kit's own programs, into runtime/"
     if [[ $BUNDLE ]]; then from_bundle "$python"; else from_index "$python"; fi
-    printf %s "$wanted" >"$CONTROLLER/.complete"
+    controller_stamp >"$CONTROLLER/.complete"
   fi
 }
 

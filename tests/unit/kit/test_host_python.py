@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.checkout import free_ports
 from support.models import script_model
 
 ROOT = Path(__file__).parents[3]
@@ -63,9 +64,13 @@ def test_it_plans(program: Path, place: Path, document: str) -> None:
 
 def test_it_checks_before_anything_changes(program: Path, place: Path, document: str) -> None:
     options = ["--models-dir", place / "models", "--state-dir", place, "--place", "local"]
+    options += ["--port-base", free_ports(1)[0]]
     result = run(program, "preflight", "--config", "-", *options, stdin=document)
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["host"]["kind"]
+    host = json.loads(result.stdout)["host"]
+    assert host["kind"]
+    tag = f"cpython-{host['python'].replace('.', '')}"
+    assert host["interpreter"] == f"{tag} {PYTHON.parents[1]}"
     result = run(program, "preflight", "--config", "-", "--state-dir", place, stdin="{}")
     assert result.returncode == 2
     assert "read-config" in result.stderr

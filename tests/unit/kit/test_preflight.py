@@ -38,6 +38,7 @@ HOST = Facts(
     distribution="debian",
     version="12",
     python=(3, 11),
+    interpreter="cpython-311 /usr",
     systemd=252,
     machine="x86_64",
     avx2=True,

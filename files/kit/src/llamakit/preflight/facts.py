@@ -46,6 +46,7 @@ class Facts:
     distribution: str
     version: str
     python: tuple[int, int]
+    interpreter: str  # an environment that another one made can't be run with it
     systemd: int | None  # None: it is not what the machine was booted with
     machine: str  # x86_64, aarch64
     avx2: bool
@@ -87,6 +88,7 @@ class Facts:
             "groups": list(self.device_groups),
             "gpus": [gpu.name for gpu in self.graphics.gpus],
             "python": ".".join(map(str, self.python)),
+            "interpreter": self.interpreter,
             "systemd": self.systemd,
             "memory_bytes": self.memory_total,
             "packages_missing": list(self.packages_missing),
@@ -106,6 +108,8 @@ def gather(wants: Wants) -> Facts:
         distribution=release.get("ID", "linux"),
         version=release.get("VERSION_ID", release.get("VERSION_CODENAME", "")),
         python=sys.version_info[:2],
+        # From within a virtual environment too, this is the installation behind it.
+        interpreter=f"{sys.implementation.cache_tag}{sys.abiflags} {sys.base_prefix}",
         systemd=_systemd(),
         machine=platform.machine(),
         avx2=_has_avx2(),
