@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import ssl
+
+import httpx
+
 from support.checkout import Checkout
 
 
@@ -38,6 +43,48 @@ def test_another_setting_is_a_release_and_rollback_goes_back(three: Checkout) ->
     assert release(three) == before
     assert three.pids() == pids
     assert three.all_up()
+
+
+def answering(checkout: Checkout) -> str:
+    """The release that answers over TLS, with the certificate that clients are given."""
+    certificate = checkout.path / "runtime" / "tls_certificate.pem"
+    trust = ssl.create_default_context(cafile=str(certificate))
+    url = f"https://127.0.0.1:{checkout.proxy_port}/readyz"
+    return str(httpx.get(url, verify=trust, trust_env=False).json()["release"])
+
+
+def test_rollback_past_the_deployment_that_turned_tls_on_keeps_tls(three: Checkout) -> None:
+    before = release(three)
+    tls = {
+        "LLAMA_PROXY_TLS": "self-signed",
+        "LLAMA_PROXY_RATE_LIMIT": "78",
+        "LLAMA_PROXY_READY_TIMEOUT_SECONDS": "15",
+    }
+    three.start(env=tls)
+    try:
+        after = release(three)
+        assert after != before
+        back = three.console("rollback", env=tls)
+        assert back.code == 0, back.screen
+        assert release(three) == answering(three) == before
+        assert three.all_up()
+        assert three.console("verify", env=tls).code == 0
+
+        # The one to go back to takes over, and then knows no model that is up.
+        folder = three.path / "runtime" / "releases" / after
+        routes = folder / "routes.json"
+        routes.write_text(json.dumps({"models": []}))
+        settings = folder / "proxy.env"
+        right = settings.read_text()
+        settings.write_text(f"{right}LLAMA_PROXY_ROUTES={routes}\n")
+        three.account.own(folder)
+        failed = three.console("rollback", env=tls)
+        assert failed.code == 1, failed.screen
+        assert f"The release {after} did not take over; {before} goes on:" in failed.screen
+        assert release(three) == answering(three) == before
+        assert three.all_up()
+    finally:
+        three.start()
 
 
 def test_an_upgrade_is_a_backup_and_a_start(three: Checkout) -> None:

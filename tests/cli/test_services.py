@@ -120,12 +120,15 @@ def test_everything_killed_at_once_starts_again(three: Checkout) -> None:
 def test_settings_that_an_interrupted_start_left_are_put_right(three: Checkout) -> None:
     settings = three.path / "runtime" / "current" / "proxy.env"
     right = settings.read_text()
-    settings.write_text(right.replace(f"_PORT={three.proxy_port}\n", "_PORT=0\n"))
+    settings.write_text(right.replace("LLAMA_PROXY_RATE_LIMIT=", "LLAMA_PROXY_RATE_LIMIT=9"))
+    assert settings.read_text() != right
     before = three.pids()["proxy"]
     kill(before)
     wait_for(lambda: three.pids()["proxy"] not in (before, None), HEAL_SECONDS, "a new process")
+    with_the_wrong = three.pids()["proxy"]
     three.start()
     assert settings.read_text() == right
+    assert three.pids()["proxy"] != with_the_wrong
     assert three.all_up()
 
 
