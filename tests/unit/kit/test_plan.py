@@ -19,7 +19,6 @@ from llamakit.config.files import load_config
 from llamakit.config.problems import ConfigError
 from llamakit.models.plan import build_plan
 from llamakit.models.plan_options import PlanOptions
-from llamakit.models.ports import assign_ports
 from llamakit.smoke import stand_in
 from support.models import embedding_model, random_model, script_model, sharded_model, tools_model
 
@@ -243,12 +242,6 @@ def test_ports_are_stable_and_collide_with_nothing(place: Place) -> None:
     assert [model["port"] for model in plan["models"]] == [8012, 8010, 8013, 9000]
     with pytest.raises(ConfigError, match="port 9000, which llamakit uses"):
         place.plan(reserved_ports=(9000,))
-
-
-def test_ports_of_earlier_models_do_not_move() -> None:
-    before = assign_ports([None, 8012, None], 8010, [8011])
-    assert before == [8010, 8012, 8013]
-    assert assign_ports([None, 8012, None, None], 8010, [8011])[:3] == before
 
 
 def test_damaged_and_incomplete_files_are_seen(place: Place) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from llamakit.config.files import load_config
 from llamakit.config.problems import ConfigError
 from llamakit.doctor.finding import Finding, Where
-from llamakit.models.last_choice import last_choice
+from llamakit.models.last_choice import last_choice, last_ports
 from llamakit.models.plan import build_plan
 from llamakit.models.plan_options import PlanOptions
 from llamakit.preflight.ports import busy_ports
@@ -24,6 +24,7 @@ from llamakit.services.memory import total_memory
 def configuration(where: Where) -> Iterator[Finding]:
     """models.yaml and proxy_routes.yaml, then what the next start would run."""
     last = last_choice(where.state_dir)
+    port_base = int(os.environ.get("LLAMA_SERVER_PORT") or 8010)
     try:
         plan = build_plan(
             load_config(where.models, where.routes),
@@ -32,7 +33,8 @@ def configuration(where: Where) -> Iterator[Finding]:
                 smoke_dir=where.state_dir / "smoke",
                 mode=last.get("mode", "single"),
                 remembered=last.get("model"),
-                port_base=int(os.environ.get("LLAMA_SERVER_PORT") or 8010),
+                port_base=port_base,
+                kept_ports=last_ports(last, port_base),
             ),
         )
     except ConfigError as error:

@@ -10,7 +10,7 @@ from llamakit.arguments import ROUTES, Commands, add_model_arguments, configurat
 from llamakit.fetch.cli import fetch_model
 from llamakit.fetch.errors import FetchError, FetchStatus
 from llamakit.fetch.stamps import Stamps
-from llamakit.models.last_choice import last_choice
+from llamakit.models.last_choice import gone_choice, last_choice
 from llamakit.models.plan import build_plan, list_candidates
 from llamakit.models.plan_options import PlanOptions
 from llamakit.smoke.stand_in import SMOKE_ID
@@ -23,7 +23,6 @@ SMOKE_GOES_ON = "The smoke model still stands in. To fetch a real one: ./console
 ANOTHER_IS_HERE = """
 The model {id} is here, and runs instead. ./console.sh use switches to another.
 """
-CHOICE_IS_GONE = "The model {gone} was selected last and is gone; {id} is selected instead."
 MULTI_NEEDS_ALL = """
 multi runs every model that {models} lists. Take the entry out of it, or fetch the model
 when the hub can be reached, then run ./console.sh start multi again. Nothing was changed.\
@@ -62,8 +61,9 @@ def run(options: argparse.Namespace) -> int:
             remembered=last.get("model"),
         ),
     )
-    if not options.model and last.get("model") not in (None, SMOKE_ID, plan["selected"]):
-        print(CHOICE_IS_GONE.format(gone=last["model"], id=plan["selected"]), file=sys.stderr)
+    gone = None if options.model else gone_choice(last, plan)
+    if gone:
+        print(gone, file=sys.stderr)
     wanted = {model["id"] for model in plan["models"] if model["running"]}
     if options.model:
         wanted.add(plan["selected"])
@@ -85,6 +85,6 @@ def run(options: argparse.Namespace) -> int:
             print(ANOTHER_IS_HERE.format(id=chosen.id), file=sys.stderr)
             print(chosen.id)
         return 0
-    if options.model:
+    if options.model or gone:
         print(plan["selected"])
     return 0

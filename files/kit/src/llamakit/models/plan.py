@@ -63,6 +63,7 @@ def build_plan(config: Config, options: PlanOptions) -> dict[str, Any]:
         "port": chosen.port,
         "models": models,
         "routes": {"models": merge_routes(derived, config.routes, config.routes_file)},
+        "remember": _to_remember(candidates, chosen, options),
     }
 
 
@@ -134,12 +135,25 @@ def _give_ports(candidates: Sequence[Candidate], options: PlanOptions) -> None:
     ]
     if problems:
         raise ConfigError(problems)
-    # A half-copied file comes last, so that the others keep the ports they run on.
+    # A half-copied file comes last, so that the others get the ports they always had.
     ordered = sorted(candidates, key=lambda c: c.source is None and not c.present)
-    fixed = [candidate.fixed_port for candidate in ordered]
-    ports = assign_ports(fixed, options.port_base, options.reserved_ports)
-    for candidate, port in zip(ordered, ports, strict=True):
-        candidate.port = port
+    fixed = {candidate.id: candidate.fixed_port for candidate in ordered}
+    ports = assign_ports(fixed, options.kept_ports, options.port_base, options.reserved_ports)
+    for candidate in candidates:
+        candidate.port = ports[candidate.id]
+
+
+def _to_remember(
+    candidates: Sequence[Candidate], chosen: Candidate, options: PlanOptions
+) -> dict[str, Any]:
+    """What the next plan is to know of this one; ``last_choice`` reads it."""
+    given = {c.id: c.port for c in candidates if c.fixed_port is None and not c.stand_in}
+    return {
+        "mode": options.mode,
+        "model": chosen.id,
+        "port_base": options.port_base,
+        "ports": given,
+    }
 
 
 def choose(config: Config, candidates: Sequence[Candidate], options: PlanOptions) -> Candidate:

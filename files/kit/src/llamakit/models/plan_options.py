@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from llamakit.arguments import ROUTES, add_model_arguments
-from llamakit.models.last_choice import last_choice
+from llamakit.models.last_choice import last_choice, last_ports
 from llamakit.preflight.gpu import find_graphics
 
 Mode = Literal["single", "multi"]
@@ -25,6 +25,7 @@ class PlanOptions:
     model: str | None = None  # id, alias or number
     remembered: str | None = None  # what was selected last, which may be gone
     port_base: int = 8010
+    kept_ports: dict[str, int] = field(default_factory=dict)  # by id, of the last plan
     reserved_ports: tuple[int, ...] = ()
     gpu_layers: int = 0
     bind_host: str = "127.0.0.1"
@@ -79,6 +80,7 @@ def plan_options(
         model=options.model or None,
         remembered=options.remembered or last.get("model"),
         port_base=options.port_base,
+        kept_ports=last_ports(last, options.port_base),
         reserved_ports=options.reserved_ports,
         gpu_layers=layers,
         bind_host=options.bind_host,

@@ -9,6 +9,7 @@ from typing import Any
 
 from llamakit.arguments import Commands, configuration
 from llamakit.config.problems import ConfigError, Problem
+from llamakit.models.last_choice import gone_choice, last_choice
 from llamakit.models.plan import build_plan
 from llamakit.models.plan_options import add_plan_arguments, plan_options
 from llamakit.preflight.checks import check
@@ -42,6 +43,9 @@ def run(options: argparse.Namespace) -> int:
     found, warnings = check(wants, facts, plan)
     problems += found
     problems += busy_ports(wants, plan)
+    if plan and options.state_dir and not options.model:
+        gone = gone_choice(last_choice(options.state_dir), plan)
+        warnings += [gone] if gone else []
     if problems:
         raise ConfigError(problems, shown=len(problems))
     json.dump({"plan": plan, "host": facts.summary(), "warnings": warnings}, sys.stdout, indent=2)
