@@ -66,13 +66,14 @@ class Backend:
 
 @contextlib.contextmanager
 def running_backend(model: Path, **settings: Any) -> Iterator[Backend]:
-    """A model server for the file ``model``; ``settings`` are llama_cpp.server's own."""
+    """A model server for the file ``model``; ``settings`` are llama_cpp.server's own.
+
+    It answers to every name, unless ``model_alias`` gives it one."""
     with tempfile.TemporaryDirectory(prefix="llamakit-backend-") as name:
         folder = Path(name)
         port = free_port()
         model_settings = {
             "model": str(model),
-            "model_alias": "served",
             "n_ctx": 2048,
             "n_gpu_layers": 0,
             "n_threads": 1,

@@ -164,6 +164,30 @@ def test_any_request_id_is_accepted(script: Server) -> None:
     assert response.status_code == 200
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_for_another_model_is_refused(script: Server, path: str, stream: bool) -> None:
+    asked: dict[str, Any] = {
+        "chat/completions": {**body("hi"), "stream": stream},
+        "completions": {"prompt": "Once", "stream": stream},
+        "embeddings": {"input": "Once"},
+    }[path]
+    response = script.client.post(f"/v1/{path}", json={**asked, "model": "secret-other"})
+    assert response.status_code == 404, response.text
+    assert response.json()["error"] == {
+        "message": "This server has the model script and no other.",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+    }
+    assert "has the model script" in script.log.read_text()
+    assert "secret-other" not in script.log.read_text()
+    keyless = httpx.post(f"{script.url}/v1/{path}", json={**asked, "model": "secret-other"})
+    assert keyless.status_code == 401
+    assert "choices" in script.chat(model="script")
+    assert "choices" in script.chat(model=None)
+
+
 def test_typical_p_is_a_parameter(script: Server) -> None:
     assert "choices" in script.chat(typical_p=0.5)
     assert "error" in script.chat(typical_p=7)

@@ -331,6 +331,32 @@ async def test_embeddings_go_on_elsewhere_with_what_is_left(proxy: Proxy, key: s
         assert asked == [64, 36]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_backend_with_another_model_never_answers(
+    proxy: Proxy, key: str, models_folder: Path, stream: bool
+) -> None:
+    """A route that is older than what runs behind it."""
+    name, model = f"moved-{stream}", script_model(models_folder)
+    with (
+        running_backend(model, model_alias="came-instead") as other,
+        running_backend(model, model_alias=name) as right,
+    ):
+        keyed = [
+            {"url": backend.url, "api_key_secret": "llama_api_key", "capacity": 1}
+            for backend in (other, right)
+        ]
+        async with proxy.client(key) as client:
+            await asyncio.to_thread(proxy.route, name, "", backends=keyed[:1], n_ctx=2048)
+            response = await client.post(CHAT, json=ask(name, stream))
+            assert response.status_code == 502
+            error = response.json()["error"]
+            assert error["code"] == "backend_error"
+            assert "another model" in error["message"]
+            await asyncio.to_thread(proxy.route, name, "", backends=keyed, n_ctx=2048)
+            for _ in range(3):
+                assert text_of(await client.post(CHAT, json=ask(name))) == SAY
+
+
 async def test_killed_under_load(proxy: Proxy, models_folder: Path) -> None:
     """kill -9 of one of two real model servers: only what its readers had begun to read ends."""
     begun_and_cut = whole = 0

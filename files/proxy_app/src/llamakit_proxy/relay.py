@@ -310,6 +310,8 @@ def refused(connection: Connection) -> BackendError:
     message = "The model server failed on this request."
     if connection.status == 401:
         message = "The model server does not accept this proxy's key."
+    elif connection.status == 404:
+        message = "The model server has another model than the one that was asked for."
     return BackendError(Failure.REFUSED, 502, "backend_error", message)
 
 

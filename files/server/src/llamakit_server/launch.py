@@ -139,12 +139,12 @@ def serve(config: dict[str, Any], listener: socket.socket, proof: Path) -> None:
     """Loads the model, then answers on the listener until SIGTERM or SIGINT."""
     from llamakit_server import patches
 
-    patches.apply()
+    model = config["models"][0]
+    patches.apply(model.get("model_alias"))
     import uvicorn
     from llama_cpp.server import app as server
     from llama_cpp.server.settings import ConfigFileSettings
 
-    model = config["models"][0]
     try:
         settings = ConfigFileSettings.model_validate(config)
     except ValueError as error:

@@ -33,8 +33,12 @@ class InvalidGrammarError(ValueError):
     """A grammar, or the grammar made from a JSON schema, that llama.cpp can't use."""
 
 
-def apply() -> None:
-    """Applies all patches, once, to the llama_cpp that is installed."""
+class OtherModelError(Exception):
+    """A request for a model that this server is not; the message names the one that it is."""
+
+
+def apply(model_name: str | None = None) -> None:
+    """Applies all patches, once; a model without a name answers to every name."""
     llama_cpp = module("llama_cpp")
     if llama_cpp.__version__ != EXPECTED_VERSION:
         print(
@@ -48,6 +52,8 @@ def apply() -> None:
     guard_token_ids()
     add_logit_biases()
     accept_typical_p()
+    if model_name:
+        refuse_other_models(model_name)
     count_tokens()
     finish_streams()
     render_calls()
@@ -172,6 +178,26 @@ def accept_typical_p() -> None:
     for name in ("CreateCompletionRequest", "CreateChatCompletionRequest"):
         fields: dict[str, Any] = {"typical_p": (float, pydantic.Field(default=1.0, ge=0.0, le=1.0))}
         setattr(types, name, pydantic.create_model(name, __base__=getattr(types, name), **fields))
+
+
+def refuse_other_models(own: str) -> None:
+    """A name that the server doesn't know gets its only model, and a stale route a wrong answer.
+
+    A validator raises it, for what follows in a stream is past the status; as it is no ValueError,
+    pydantic and FastAPI let it through to ``error_message_wrapper``.
+    """
+    types, pydantic = module("llama_cpp.server.types"), module("pydantic")
+
+    def check(name: str | None) -> str | None:
+        if name not in (None, own):
+            raise OtherModelError(f"This server has the model {own} and no other.")
+        return name
+
+    validators = {"own_model": pydantic.field_validator("model")(check)}
+    for kind in ("CreateCompletion", "CreateChatCompletion", "CreateEmbedding"):
+        base = getattr(types, f"{kind}Request")
+        narrowed = pydantic.create_model(f"{kind}Request", __base__=base, __validators__=validators)
+        setattr(types, f"{kind}Request", narrowed)
 
 
 def count_tokens() -> None:
@@ -319,6 +345,10 @@ def hide_inputs() -> None:
         # Of what llama-cpp-python says itself, only these texts have numbers and nothing else.
         if re.match(r"Requested tokens \(\d+\) exceed ", str(error)):
             return explain(self, error=error, body=body)
+        if isinstance(error, OtherModelError):
+            print(f"a request was refused: {error}", file=sys.stderr, flush=True)
+            code, kind = "model_not_found", "invalid_request_error"
+            return 404, {"message": str(error), "type": kind, "param": "model", "code": code}
         print(f"a request failed: {type(error).__name__}", file=sys.stderr, flush=True)
         code = error_event(error)["code"]
         return 500, {"message": code, "type": "internal_server_error", "param": None, "code": code}
