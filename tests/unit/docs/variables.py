@@ -20,8 +20,8 @@ _HEAD = "| Variable | Type | Default | Meaning |\n|---|---|---|---|"
 
 
 def read(path: str) -> dict[str, Any]:
-    """A YAML file of the checkout."""
-    document: dict[str, Any] = yaml.safe_load(pages.page(path))
+    """A YAML file of the checkout, which may have comments alone."""
+    document: dict[str, Any] = yaml.safe_load(pages.page(path)) or {}
     return document
 
 

@@ -1,0 +1,136 @@
+"""What inventories say, as console.sh and ansible-playbook hand it to the plays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.leftovers import run_folder
+from unit.deploy.play import CHECKOUT
+
+NEEDED = [
+    "ansible.cfg", "config", "console.sh", "files", "group_vars", "inventory", "playbooks",
+    "requirements", "requirements.yml", "roles",
+]  # fmt: skip
+HOST = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+SHOWN = (
+    "llamakit_checkout", "llamakit_secure_logging", "llama_server_mode", "llama_server_selected",
+    "llama_server_port", "llama_server_accelerator",
+)  # fmt: skip
+
+
+class Kit:
+    """A checkout with Ansible, whose site.yml tells what a play is given."""
+
+    def __init__(self, place: Path, folder: Path) -> None:
+        self.path, self._told = place, folder / "told.json"
+        for name in NEEDED:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            if (CHECKOUT / name).is_dir():
+                shutil.copytree(CHECKOUT / name, place / name, symlinks=True)
+            else:
+                shutil.copy(CHECKOUT / name, place)
+        controller = place / "runtime" / "controller"
+        controller.mkdir(parents=True)
+        for name in ("bin", "lib", "pyvenv.cfg"):
+            (controller / name).symlink_to(Path(sys.prefix) / name)
+        locks = ["requirements/controller.txt", "requirements/collections.txt", "requirements.yml"]
+        sums = subprocess.run(["sha256sum", *locks], cwd=place, check=True, capture_output=True)
+        (controller / ".complete").write_text(hashlib.sha256(sums.stdout).hexdigest()[:16])
+        values = ", ".join(f"'{name}': {name} | default('')" for name in SHOWN)
+        tell = {"content": f"{{{{ {{{values}}} | to_json }}}}", "dest": str(self._told)}
+        play = {"hosts": "llm_hosts", "gather_facts": False, "tasks": [{"copy": tell}]}
+        (place / "playbooks" / "tell.yml").write_text(yaml.safe_dump([play]))
+        self.site("tell")
+
+    def site(self, *playbooks: str) -> None:
+        """site.yml with these alone; as the kit's, it has nothing but imports."""
+        imports = [{"import_playbook": f"playbooks/{name}.yml"} for name in playbooks]
+        (self.path / "site.yml").write_text(yaml.safe_dump(imports))
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=self.path, check=False, capture_output=True, text=True, timeout=120,
+            stdin=subprocess.DEVNULL,
+            env={
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "HOME": str(self._told.parent), "LANG": "C.UTF-8",
+            },
+        )  # fmt: skip
+
+    def told(self, *command: str) -> dict[str, Any]:
+        """What the play was given."""
+        self._told.unlink(missing_ok=True)
+        run = self.run(*command)
+        assert run.returncode == 0, run.stdout + run.stderr
+        told: dict[str, Any] = json.loads(self._told.read_text())
+        return told
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """As root console.sh moves its folders elsewhere where others can't enter."""
+    with run_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def kit(folder: Path) -> Kit:
+    return Kit(folder / "kit", folder)
+
+
+def write_inventory(folder: Path, group: str = "cpu", **files: dict[str, Any]) -> Path:
+    """An inventory with one host, and files of variables beside it."""
+    groups = {group: {"hosts": {"one": HOST}}}
+    hosts = folder / "hosts.yml"
+    folder.mkdir(exist_ok=True)
+    hosts.write_text(yaml.safe_dump({"all": {"children": {"llm_hosts": {"children": groups}}}}))
+    for name, values in files.items():
+        file = folder / re.sub("__", "/", name)
+        file.parent.mkdir(exist_ok=True)
+        file.with_suffix(".yml").write_text(yaml.safe_dump(values))
+    return hosts
+
+
+def test_an_inventory_may_lie_anywhere(kit: Kit, folder: Path) -> None:
+    ours: dict[str, Any] = {"llama_server_mode": "multi", "llama_server_port": 9010}
+    hosts = write_inventory(
+        folder / "theirs",
+        "gpu",
+        group_vars__llm_hosts=ours,
+        group_vars__gpu={"llama_server_accelerator": "cuda"},
+        host_vars__one={"llama_server_selected": "theirs"},
+    )
+    for command in (
+        ("./console.sh", "-i", str(hosts), "-l", "one", "start"),
+        ("ansible-playbook", "-i", str(hosts), "site.yml"),
+        ("ansible-playbook", "-i", str(hosts), "playbooks/tell.yml"),
+    ):
+        found = kit.told(*command)
+        assert found == {
+            **ours,
+            "llamakit_checkout": str(kit.path),
+            "llamakit_secure_logging": True,
+            "llama_server_selected": "theirs",
+            "llama_server_accelerator": "cuda",
+        }
+
+
+def test_settings_that_would_be_ignored_are_refused(kit: Kit, folder: Path) -> None:
+    kit.site("preflight", "tell")
+    hosts = write_inventory(folder / "theirs", group_vars__all={"llama_server_port": 9010})
+    run = kit.run("./console.sh", "-i", str(hosts), "-l", "one", "start")
+    assert run.returncode == 1
+    assert f"{folder}/theirs/group_vars/all.yml" in run.stdout + run.stderr
+    assert f"{folder}/theirs/group_vars/llm_hosts.yml" in run.stdout + run.stderr
