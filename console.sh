@@ -64,6 +64,13 @@ read_start() {
   done
 }
 
+# chosen MODE MODEL: -e for them in CHOSEN. That beats the inventory, so nothing stands in for what was not asked for.
+chosen() {
+  CHOSEN=()
+  [[ ! $1 ]] || CHOSEN+=(-e "llama_server_mode=$1")
+  [[ ! $2 ]] || CHOSEN+=(-e "{\"llama_server_selected\": $(json_text "$2")}")
+}
+
 read_restore() {
   while (($#)); do
     case $1 in

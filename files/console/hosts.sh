@@ -57,7 +57,8 @@ start_there() {
     if [[ $word == --check ]]; then check=(--check --diff); else words+=("$word"); fi
   done
   read_start "${words[@]}"
-  play site.yml "${check[@]}" -e "{\"llama_server_mode\": \"$mode\", \"llama_server_selected\": $(json_text "$model")}"
+  chosen "$mode" "$model"
+  play site.yml "${check[@]}" "${CHOSEN[@]}"
 }
 
 logs_there() {

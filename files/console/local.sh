@@ -15,7 +15,8 @@ deploy() {
   [[ ! $1 ]] || choice+=(--mode "$1")
   [[ ! $2 ]] || choice+=(--model "$2")
   model=$(kit prefetch --state-dir "$RUNTIME" "${choice[@]}")
-  play site.yml -e llama_server_fetch=false -e "llama_server_mode=$1" -e "llama_server_selected=$model"
+  chosen "$1" "$model"
+  play site.yml -e llama_server_fetch=false "${CHOSEN[@]}"
   say
   kit summary --state-dir "$RUNTIME"
 }

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from support.leftovers import run_folder
+from support.models import script_model
 from unit.deploy.play import CHECKOUT
 
 NEEDED = [
@@ -69,11 +70,11 @@ class Kit:
             },
         )  # fmt: skip
 
-    def told(self, *command: str) -> dict[str, Any]:
+    def told(self, *command: str, code: int = 0) -> dict[str, Any]:
         """What the play was given."""
         self._told.unlink(missing_ok=True)
         run = self.run(*command)
-        assert run.returncode == 0, run.stdout + run.stderr
+        assert run.returncode == code, run.stdout + run.stderr
         told: dict[str, Any] = json.loads(self._told.read_text())
         return told
 
@@ -101,6 +102,28 @@ def write_inventory(folder: Path, group: str = "cpu", **files: dict[str, Any]) -
         file.parent.mkdir(exist_ok=True)
         file.with_suffix(".yml").write_text(yaml.safe_dump(values))
     return hosts
+
+
+def test_start_leaves_the_inventory_what_it_was_not_given(kit: Kit) -> None:
+    chosen = {"llama_server_mode": "multi", "llama_server_selected": "theirs"}
+    write_inventory(kit.path / "inventory", host_vars__one=chosen)
+    start = ("./console.sh", "-l", "one", "start")
+    assert chosen.items() < kit.told(*start).items()
+    found = kit.told(*start, "--model", 'an "odd" one')
+    assert (found["llama_server_mode"], found["llama_server_selected"]) == ("multi", 'an "odd" one')
+
+
+def test_start_here_does_the_same(kit: Kit) -> None:
+    models = {"models": [{"id": "ours", "source": {"path": "script.gguf"}}]}
+    (kit.path / "config" / "models.yaml").write_text(yaml.safe_dump(models))
+    script_model(kit.path / "models")
+    chosen = {"llama_server_mode": "multi", "llama_server_selected": "theirs"}
+    (kit.path / "inventory" / "host_vars").mkdir()
+    (kit.path / "inventory" / "host_vars" / "localhost.yml").write_text(yaml.safe_dump(chosen))
+    # The summary at the end finds nothing that was deployed.
+    assert chosen.items() < kit.told("./console.sh", "start", code=1).items()
+    found = kit.told("./console.sh", "start", "single", "--model", "ours", code=1)
+    assert (found["llama_server_mode"], found["llama_server_selected"]) == ("single", "ours")
 
 
 def test_an_inventory_may_lie_anywhere(kit: Kit, folder: Path) -> None:
