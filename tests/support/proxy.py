@@ -23,6 +23,7 @@ from llamakit_proxy import users
 from llamakit_proxy.database import Role, connect
 from llamakit_proxy.settings import Settings, from_values
 from llamakit_proxy.tls import client_context
+from llamakit_proxy.verify import base_url
 
 from .backend import KEY, free_port
 from .postgres import Postgres
@@ -58,7 +59,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.settings.tls else 'http'}://127.0.0.1:{self.port}"
+        return base_url(self.settings)
 
     @property
     def trust(self) -> ssl.SSLContext | bool:

@@ -258,3 +258,17 @@ async def test_without_postgres(tmp_path: Path, chat_backend: Backend) -> None:
         _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert b"canary-secret" not in errors
     assert key.encode() not in errors
+
+
+@pytest.mark.parametrize("host", ["::", "::1"])
+def test_verify_asks_where_the_proxy_listens(
+    postgres: Postgres, tmp_path: Path, chat_backend: Backend, host: str
+) -> None:
+    models = [model_entry("script", chat_backend.url)]
+    with running_proxy(postgres, tmp_path, models, LLAMA_PROXY_HOST=host) as proxy:
+        run = subprocess.run(
+            [sys.executable, "-m", "llamakit_proxy", "verify"],
+            env=proxy.environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "ok  script answers" in run.stdout

@@ -27,7 +27,7 @@ NEEDED = [
 HOST = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
 SHOWN = (
     "llamakit_checkout", "llamakit_secure_logging", "llama_server_mode", "llama_server_selected",
-    "llama_server_port", "llama_server_accelerator",
+    "llama_server_port", "llama_server_accelerator", "llamakit_proxy_url",
 )  # fmt: skip
 
 
@@ -128,10 +128,11 @@ def test_start_here_does_the_same(kit: Kit) -> None:
 
 def test_an_inventory_may_lie_anywhere(kit: Kit, folder: Path) -> None:
     ours: dict[str, Any] = {"llama_server_mode": "multi", "llama_server_port": 9010}
+    listens = {"auth_proxy_host": "::", "ansible_host": "2001:db8::7"}
     hosts = write_inventory(
         folder / "theirs",
         "gpu",
-        group_vars__llm_hosts=ours,
+        group_vars__llm_hosts=ours | listens,
         group_vars__gpu={"llama_server_accelerator": "cuda"},
         host_vars__one={"llama_server_selected": "theirs"},
     )
@@ -147,6 +148,7 @@ def test_an_inventory_may_lie_anywhere(kit: Kit, folder: Path) -> None:
             "llamakit_secure_logging": True,
             "llama_server_selected": "theirs",
             "llama_server_accelerator": "cuda",
+            "llamakit_proxy_url": "http://[2001:db8::7]:8001",
         }
 
 

@@ -90,9 +90,8 @@ def _client(settings: Settings) -> httpx.Client:
 
 def base_url(settings: Settings) -> str:
     """Where this machine reaches the proxy."""
-    host = settings.proxy_host
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - what it binds, not what we connect to
-        host = "127.0.0.1"
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not an address to bind
+    host = everywhere.get(settings.proxy_host, settings.proxy_host)
     scheme = "https" if settings.tls else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.proxy_port}"
 
