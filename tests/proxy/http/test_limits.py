@@ -258,3 +258,17 @@ async def test_one_at_a_time_is_served_by_any_host_in_turn(pair: list[Proxy]) ->
     key = pair[0].new_key("single", max_concurrent=1)
     for number in range(20):
         assert (await statuses(pair[number % 2], key, 1))[200] == 1
+
+
+async def test_a_refusal_for_the_rate_gives_the_place_back(pair: list[Proxy]) -> None:
+    key = pair[0].new_key("both", max_concurrent=1, rate_limit=1, rate_window_seconds=600)
+    assert (await statuses(pair[0], key, 1))[200] == 1
+    for _ in range(5):
+        assert (await statuses(pair[0], key, 1))[429] == 1
+    with pair[0].admin() as admin:
+        name = next(u.username for u in users.list_users(admin) if u.username.startswith("both"))
+        users.set_limits(admin, name, {"rate_limit": 1000})
+    deadline = time.monotonic() + 10
+    while not (await statuses(pair[0], key, 1))[200]:
+        assert time.monotonic() < deadline, "its place is still taken"
+        await asyncio.sleep(0.05)

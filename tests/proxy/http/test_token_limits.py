@@ -156,6 +156,25 @@ async def test_who_leaves_several_answers_pays_for_all_that_came(own: Proxy) -> 
     await asyncio.to_thread(wait_for, settled, 10, "a settlement")
 
 
+async def test_who_leaves_while_the_prompt_is_read_pays_for_it(own: Proxy) -> None:
+    async def reads(call: Call) -> None:
+        await call.gone(60)
+
+    body = ask("fake", max_tokens=1000)
+    body["messages"][0]["content"] = "x" * 3000
+    async with (
+        faked(own, reads) as fake,
+        own.client(own.new_key("reader", token_limit=10_000)) as client,
+    ):
+        request = asyncio.create_task(client.post(CHAT, json=body))
+        await asyncio.wait_for(fake.called.wait(), 10)
+        request.cancel()
+        # A thousand tokens of prompt; of the thousand that an answer may have, none.
+        await asyncio.to_thread(
+            wait_for, lambda: 1000 <= spent(own, "tokens") < 1500, 10, "a settlement"
+        )
+
+
 async def broken(call: Call) -> None:
     await call.send(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n")
 
