@@ -2,14 +2,17 @@
 
 import asyncio
 import dataclasses
+import json
 import logging
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from llamakit_proxy import request_log
 from llamakit_proxy.request_log import RequestLog
 from llamakit_proxy.settings import Settings
 from support.log_rows import row, written, written_within
@@ -213,6 +216,30 @@ async def test_closing_ends_also_when_postgres_hangs(
         await log.close()
         assert time.monotonic() - start < 9
         assert log.dropped == 1
+
+
+async def test_closing_while_postgres_hangs_leaves_the_rows_to_the_disk(
+    postgres: Postgres, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given up before the next rows would be saved by the clock.
+    monkeypatch.setattr(request_log, "_CLOSE_SECONDS", request_log.FLUSH_SECONDS / 10)
+    async with relay_to(postgres.port) as relay:
+        slow = postgres.settings(settings.postgres_db, POSTGRES_AUTH_PORT=str(relay.port))
+        slow = dataclasses.replace(slow, spool_dir=tmp_path / "spool", spool_max_bytes=1 << 20)
+        log = RequestLog(slow)
+        await log.start()
+        log.record(row(1))
+        await written_within(log, 5)
+        relay.hold_answers(containing=b"")
+        log.record(row(2))
+        await relay.holding.wait()
+        for number in range(3, 10):
+            log.record(row(number))
+        await log.close()
+        assert log.dropped == 0
+    [file] = (tmp_path / "spool").iterdir()
+    spooled = {json.loads(line)["request_id"] for line in file.read_bytes().splitlines()}
+    assert spooled == {f"req-{number}" for number in range(2, 10)}
 
 
 async def test_without_partitions_ahead_rows_still_arrive(

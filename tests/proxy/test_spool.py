@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import resource
 import signal
 import stat
@@ -242,6 +243,76 @@ def test_a_disk_that_is_full_in_the_middle_of_a_row_keeps_whole_rows(folder: Pat
     assert path.read_bytes().count(b"\n") == 2
     with pytest.raises(SpoolFullError):
         Spool(folder, len(path.read_bytes()) + 10).append(lines(4))
+
+
+def test_what_is_set_aside_counts_against_the_bound(folder: Path) -> None:
+    """Else a disk that damages files fills up without an end."""
+    leave(folder, 1).rename(folder / "1.corrupt")
+    aside = (folder / "1.corrupt").stat().st_size
+    [line] = lines(2)
+    with pytest.raises(SpoolFullError):
+        Spool(folder, aside + len(line)).append([line])
+    Spool(folder, aside + len(line) + 1).append([line])
+    spool = Spool(folder, ROOM)
+    spool.look()
+    assert spool.bytes == aside + len(line) + 1
+
+
+def test_a_file_that_is_too_large_to_be_read_is_set_aside(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = leave(folder, 1)
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        # On the disk it has no more than before.
+        file.truncate((128 << 20) + 1)
+    left = Spool(folder, ROOM).oldest()
+    assert left is not None
+    assert left.rows == []
+    left.finish()
+    aside = path.with_suffix(".corrupt")
+    with aside.open("rb") as file:
+        assert file.read(len(content)) == content
+    assert f"it is kept as {aside}" in caplog.text
+
+
+def test_rows_go_to_a_new_file_when_somebody_has_removed_the_own_one(folder: Path) -> None:
+    spool = Spool(folder, ROOM)
+    spool.append(lines(1))
+    [path] = folder.iterdir()
+    path.unlink()
+    [line] = lines(2)
+    spool.append([line])
+    [path] = folder.iterdir()
+    assert path.read_bytes() == line + b"\n"
+    assert spool.size == path.stat().st_size
+    spool.close()
+    left = Spool(folder, ROOM).oldest()
+    assert left is not None
+    assert [json.loads(line)["request_id"] for line in left.rows] == ["req-2"]
+    left.finish()
+
+
+async def test_during_an_outage_the_disk_is_told_to_keep_the_rows(
+    own_postgres: Postgres, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = spooling(own_postgres.new_database(), folder)
+    own_postgres.stop()
+    kept: list[int] = []
+
+    def fdatasync(descriptor: int) -> None:
+        real(descriptor)
+        kept.append(os.fstat(descriptor).st_size)
+
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    log = RequestLog(settings)
+    await log.start()
+    log.record(row(1))
+    await until(lambda: bool(kept), 10)
+    [path] = content(folder)
+    assert kept[0] == path.stat().st_size > 0
+    await log.close()
 
 
 async def test_a_folder_that_can_not_be_written_to_costs_nothing_while_postgres_is_there(
