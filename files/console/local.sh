@@ -25,6 +25,8 @@ install_only() {
   takes_none "$@"
   bootstrap
   lock
+  # Told here, where it is read; the play has no part in it.
+  kit read-config --settings config/local.env >/dev/null
   play playbooks/install.yml
 }
 

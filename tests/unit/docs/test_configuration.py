@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from llamakit.config.local_env import SETTINGS
 from unit.docs import pages
 
 _PAGE = pages.page("docs/configuration.md")
@@ -51,6 +52,7 @@ def test_local_env_is_described_as_it_is_read() -> None:
     described = pages.cells(pages.section(_PAGE, "config/local.env"))
     # The fetching program reads these two itself.
     assert described == _names_from_the_environment() | {"HF_ENDPOINT", "HF_TOKEN"}
+    assert described == set(SETTINGS), "what preflight and doctor let through"
 
 
 def test_the_defaults_described_are_those_of_this_machine() -> None:

@@ -34,6 +34,7 @@ def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Where:
         tmp_path / "models",
         tmp_path / "run",
         tmp_path / "secrets",
+        tmp_path / "local.env",
     )
 
 
@@ -62,6 +63,15 @@ def test_a_broken_configuration_fails(where: Where) -> None:
     (finding,) = config.configuration(where)
     assert finding.level == "fail"
     assert "line 2" in finding.found
+
+
+def test_a_setting_that_does_not_exist_fails(where: Where) -> None:
+    script_model(where.models_dir, "a.gguf")
+    where.settings.write_text("LLAMA_PROXY_PROT=8005\n")
+    (finding,) = config.configuration(where)
+    assert finding.level == "fail"
+    assert "line 1: an unknown name 'LLAMA_PROXY_PROT'" in finding.found
+    assert "LLAMA_PROXY_PORT" in finding.remedy
 
 
 def test_a_missing_model_warns_and_a_damaged_one_fails(where: Where) -> None:

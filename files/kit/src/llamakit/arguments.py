@@ -41,7 +41,7 @@ def configuration(options: argparse.Namespace) -> Config:
     if "routes" in options:
         from llamakit.config.files import load_config
 
-        return load_config(options.models, options.routes)
+        return load_config(options.models, options.routes, getattr(options, "settings", None))
     from llamakit.config.models_file import load_models
 
     return Config(options.models, tuple(load_models(options.models)))

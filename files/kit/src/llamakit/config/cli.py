@@ -17,6 +17,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--models", type=Path, default=Path("config/models.yaml"))
     parser.add_argument("--routes", type=Path, default=ROUTES)
+    parser.add_argument("--settings", type=Path, help="this machine's config/local.env, to check")
     parser.set_defaults(run=run)
 
 
@@ -24,6 +25,6 @@ def run(options: argparse.Namespace) -> int:
     """Exit status 0; raises ConfigError with everything that is wrong."""
     from llamakit.config import read_config
 
-    json.dump(read_config(options.models, options.routes), sys.stdout, indent=2)
+    json.dump(read_config(options.models, options.routes, options.settings), sys.stdout, indent=2)
     print()
     return 0

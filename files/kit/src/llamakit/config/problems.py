@@ -50,7 +50,7 @@ def shorten(value: object, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'n_ctx'?`` or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """``did you mean 'n_ctx'?`` or nothing; ``cutoff`` is how alike they are, from 0 to 1."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"did you mean {close[0]!r}?" if close else ""

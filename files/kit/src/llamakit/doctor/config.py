@@ -22,12 +22,12 @@ from llamakit.services.memory import total_memory
 
 
 def configuration(where: Where) -> Iterator[Finding]:
-    """models.yaml and proxy_routes.yaml, then what the next start would run."""
+    """models.yaml, proxy_routes.yaml and local.env, then what the next start would run."""
     last = last_choice(where.state_dir)
     port_base = int(os.environ.get("LLAMA_SERVER_PORT") or 8010)
     try:
         plan = build_plan(
-            load_config(where.models, where.routes),
+            load_config(where.models, where.routes, where.settings),
             PlanOptions(
                 models_dir=where.models_dir,
                 smoke_dir=where.state_dir / "smoke",

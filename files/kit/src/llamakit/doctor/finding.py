@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llamakit.config.local_env import LOCAL_ENV
+
 Level = Literal["ok", "warn", "fail"]
 
 
@@ -29,6 +31,7 @@ class Where:
     models_dir: Path
     state_dir: Path
     secrets_dir: Path = Path("data/secrets")
+    settings: Path = LOCAL_ENV
 
 
 Check = Callable[[Where], Iterator[Finding]]

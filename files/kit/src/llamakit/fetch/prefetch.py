@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from llamakit.arguments import ROUTES, Commands, add_model_arguments, configuration
+from llamakit.config.local_env import LOCAL_ENV
 from llamakit.fetch.cli import fetch_model
 from llamakit.fetch.errors import FetchError, FetchStatus
 from llamakit.fetch.stamps import Stamps
@@ -34,6 +35,7 @@ def add_commands(subcommands: Commands[argparse.ArgumentParser]) -> None:
     parser = subcommands.add_parser("prefetch", help="fetch the models that a start would run")
     add_model_arguments(parser)
     parser.add_argument("--routes", type=Path, default=ROUTES)
+    parser.add_argument("--settings", type=Path, default=LOCAL_ENV)
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--mode", choices=["single", "multi"])
     parser.add_argument("--model", help="id, alias or number")
