@@ -91,6 +91,15 @@ def test_a_busy_port_fails_and_names_the_program(where: Where) -> None:
     assert f"{Path('/proc/self/comm').read_text().strip()} (pid " in found[0].found
 
 
+def test_an_address_that_is_not_ours_fails(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_PROXY_HOST", "192.0.2.1")
+    monkeypatch.setenv("LLAMAKIT_SERVICE_MANAGER", "supervisord")
+    found = [f for f in config.configuration(where) if f.subject == "ports"]
+    assert [finding.level for finding in found] == ["fail"]
+    assert "the address 192.0.2.1, for proxy" in found[0].found
+    assert "LLAMA_PROXY_HOST" in found[0].remedy
+
+
 def test_memory_and_disk_that_do_not_suffice_fail(
     where: Where, monkeypatch: pytest.MonkeyPatch
 ) -> None:

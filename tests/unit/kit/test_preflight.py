@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from llamakit.cli import main
+from llamakit.preflight.addresses import first_free_for_all, refused_addresses
 from llamakit.preflight.checks import INSTALL_BYTES, RESERVE_BYTES, check
 from llamakit.preflight.facts import Disk, Facts, owning_groups
 from llamakit.preflight.gpu import Gpu, Graphics, find_graphics, gfx_name, read_smi
@@ -367,6 +368,47 @@ def test_the_command_tells_config_and_machine_at_once(
     assert answer["plan"]["selected"] == "llamakit-smoke"
     assert sorted(tmp_path.rglob("*")) == before, "nothing was changed"
     assert {"kind", "accelerator", "cmake_flags", "devices", "memory_bytes"} < set(answer["host"])
+
+
+ELSEWHERE = "192.0.2.1"  # for documentation: no machine has it
+
+
+@pytest.mark.parametrize(
+    ("manager", "told"),
+    [("supervisord", "both"), ("systemd-user", "the port"), ("systemd-system", "nothing")],
+)
+def test_what_the_proxy_may_not_listen_on(manager: str, told: str, tmp_path: Path) -> None:
+    port = first_free_for_all() - 1
+    if port < 1:
+        pytest.skip("every port is free for all here")
+    services = {"proxy": (ELSEWHERE, port)}
+    wants = Wants("local", tmp_path, tmp_path, tmp_path, services, manager=manager)
+    problems = [str(problem) for problem in refused_addresses(wants, None)]
+    if told != "nothing":
+        assert f"port {port} on {ELSEWHERE}, for proxy" in problems[0]
+        assert f"a port from {port + 1} on" in problems[0]
+        assert "LLAMA_PROXY_PORT= in config/local.env" in problems[0]
+    if told == "both":
+        assert f"the address {ELSEWHERE}, for proxy" in problems[1]
+        assert "correct LLAMA_PROXY_HOST= in config/local.env" in problems[1]
+    assert len(problems) == {"both": 2, "the port": 1, "nothing": 0}[told]
+
+
+def test_a_models_address_is_checked_whoever_runs_it(tmp_path: Path) -> None:
+    plan = {"models": [model("a", port=1, server={"host": ELSEWHERE})]}
+    wants = Wants("host", tmp_path, tmp_path, tmp_path, manager="systemd-system")
+    problems = list(refused_addresses(wants, plan))
+    assert "correct llama_server_host in group_vars" in problems[-1].remedy
+    plan = {"models": [model("a", port=65000, server={"host": ANYWHERE})]}
+    assert not list(refused_addresses(wants, plan))
+
+
+def test_a_process_below_one_of_ours_is_ours(listener: int) -> None:
+    found_listener = find_listener(listener)
+    assert found_listener.descends_from({os.getpid()})
+    assert found_listener.descends_from({os.getppid()})
+    assert not found_listener.descends_from({2**22 + 1})
+    assert not find_listener(1).descends_from({os.getpid()})
 
 
 def test_another_process_that_listens_is_named(tmp_path: Path) -> None:

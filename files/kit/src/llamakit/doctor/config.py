@@ -12,9 +12,11 @@ from typing import Any
 from llamakit.config.files import load_config
 from llamakit.config.problems import ConfigError
 from llamakit.doctor.finding import Finding, Where
+from llamakit.doctor.machine import chosen_manager
 from llamakit.models.last_choice import last_choice, last_ports
 from llamakit.models.plan import build_plan
 from llamakit.models.plan_options import PlanOptions
+from llamakit.preflight.addresses import refused_addresses
 from llamakit.preflight.ports import busy_ports
 from llamakit.preflight.wants import Wants
 from llamakit.quantities import size
@@ -92,13 +94,24 @@ def disk(where: Where, models: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def ports(where: Where, plan: dict[str, Any]) -> Iterator[Finding]:
-    """Ports that another program holds; a Postgres elsewhere (POSTGRES_AUTH_HOST) needs none."""
-    services = {"proxy": ("127.0.0.1", int(os.environ.get("LLAMA_PROXY_PORT") or 8001))}
+    """Ports that another program holds, and addresses that we can't have.
+
+    A Postgres elsewhere (POSTGRES_AUTH_HOST) needs none.
+    """
+    host = os.environ.get("LLAMA_PROXY_HOST") or "127.0.0.1"
+    services = {"proxy": (host, int(os.environ.get("LLAMA_PROXY_PORT") or 8001))}
     if not os.environ.get("POSTGRES_AUTH_HOST"):
         port = int(os.environ.get("POSTGRES_AUTH_PORT") or 5433)
         services["postgres"] = ("127.0.0.1", port)
-    wants = Wants("local", where.state_dir, where.models_dir, where.state_dir, services)
-    busy = list(busy_ports(wants, plan))
+    wants = Wants(
+        "local",
+        where.state_dir,
+        where.models_dir,
+        where.state_dir,
+        services,
+        manager=chosen_manager(where.state_dir),
+    )
+    busy = [*refused_addresses(wants, plan), *busy_ports(wants, plan)]
     for problem in busy:
         yield Finding("fail", "ports", f"{problem.where}: {problem.found}", problem.remedy)
     if not busy:

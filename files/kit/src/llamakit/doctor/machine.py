@@ -18,6 +18,7 @@ import httpx
 from llamakit.doctor.finding import Finding, Where
 from llamakit.fetch.download import resolves
 from llamakit.fetch.hub import DEFAULT_ENDPOINT
+from llamakit.services.managers import load_state
 
 HUB_SECONDS = 3.0
 MINIMUM_FILES = 4096
@@ -46,6 +47,19 @@ def service_manager(where: Where) -> Iterator[Finding]:
     if shutil.which("setpriv") is None:
         remedy = "install util-linux: the services' processes are tied to their supervisor by it"
         yield Finding("fail", "services", "there is no setpriv", remedy)
+
+
+def chosen_manager(state_dir: Path) -> str:
+    """What will run the services, as group_vars/local/place.yml chooses it."""
+    if given := os.environ.get("LLAMAKIT_SERVICE_MANAGER"):
+        return given
+    try:
+        return str(load_state(state_dir)["manager"])
+    except (OSError, ValueError, KeyError):
+        pass
+    if os.geteuid() == 0:
+        return "systemd-system" if Path("/run/systemd/system").exists() else "supervisord"
+    return "systemd-user" if user_manager_runs() else "supervisord"
 
 
 def user_manager_runs() -> bool:

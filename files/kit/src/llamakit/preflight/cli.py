@@ -12,6 +12,7 @@ from llamakit.config.problems import ConfigError, Problem
 from llamakit.models.last_choice import gone_choice, last_choice
 from llamakit.models.plan import build_plan
 from llamakit.models.plan_options import add_plan_arguments, plan_options
+from llamakit.preflight.addresses import refused_addresses
 from llamakit.preflight.checks import check
 from llamakit.preflight.facts import gather
 from llamakit.preflight.ports import busy_ports
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
         problems += error.problems
     found, warnings = check(wants, facts, plan)
     problems += found
+    problems += refused_addresses(wants, plan)
     problems += busy_ports(wants, plan)
     if plan and options.state_dir and not options.model:
         gone = gone_choice(last_choice(options.state_dir), plan)

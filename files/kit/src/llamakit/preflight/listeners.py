@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,17 @@ class Listener:
         if self.exists:
             return "another user's program (as root, `ss -ltnp` names it)"
         return "a program that is not to be seen from here"
+
+    def descends_from(self, pids: Container[int], proc: Path = Path("/proc")) -> bool:
+        """True when it is one of these processes, or a child of one, however many steps down."""
+        pid = self.pid or 0
+        while pid and pid not in pids:
+            try:
+                stat = (proc / str(pid) / "stat").read_text()
+            except OSError:
+                return False
+            pid = int(stat.rpartition(")")[2].split()[1])
+        return pid != 0
 
 
 def find_listener(port: int, proc: Path = Path("/proc")) -> Listener:

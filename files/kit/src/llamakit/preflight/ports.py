@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llamakit.config.problems import Problem
+from llamakit.preflight.addresses import wanted_addresses
 from llamakit.preflight.listeners import Listener, find_listener
 from llamakit.preflight.wants import Address, Wants
 from llamakit.services.managers import load_state
@@ -23,21 +24,20 @@ CLUSTERS = Path("/etc/postgresql")
 
 def busy_ports(wants: Wants, plan: dict[str, Any] | None) -> Iterator[Problem]:
     """A problem for each port that someone other than our own services listens on."""
-    wanted = dict(wants.services)
-    for model in plan["models"] if plan else []:
-        if model["running"]:
-            wanted[f"llama-{model['id']}"] = (model["server"]["host"], model["port"])
     yield from _shared(wants)
-    ours: set[int] | None = None
-    for name, (host, port) in wanted.items():
+    running: list[dict[str, Any]] | None = None
+    for name, (host, port) in wanted_addresses(wants, plan).items():
         if is_free(host, port):
             continue
-        if ours is None:
-            # A running service of ours gives its port up when its settings change.
-            ours = {int(service["port"]) for service in running_services(wants.state_dir)}
-        if port in ours:
+        if running is None:
+            running = running_services(wants.state_dir)
+        # A running service of ours gives its port up when its settings change. After a start that
+        # failed it may listen elsewhere than is noted, so its processes count as well.
+        if port in {int(service["port"]) for service in running}:
             continue
         listener = find_listener(port)
+        if listener.descends_from({service["pid"] for service in running}):
+            continue
         if name == "postgres" and listener.program == "postgres" and port in cluster_ports():
             continue
         if _is_ours(wants.state_dir, name, listener):
@@ -101,12 +101,12 @@ def _is_ours(state_dir: Path, name: str, listener: Listener) -> bool:
 
 
 def is_free(host: str, port: int) -> bool:
-    """True when we could listen there."""
+    """False when somebody listens there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            return error.errno not in {errno.EADDRINUSE, errno.EACCES}
+            return error.errno != errno.EADDRINUSE
     return True

@@ -9,6 +9,7 @@ from typing import Literal
 
 Place = Literal["host", "local"]
 Accelerator = Literal["auto", "cpu", "cuda", "vulkan", "rocm"]
+MANAGERS = ("systemd-system", "systemd-user", "supervisord")
 Address = tuple[str, int]  # host and port
 
 
@@ -29,6 +30,7 @@ class Wants:
     bind_host: str = "127.0.0.1"
     postgres: str = ""  # distribution, embedded, or that of someone else
     postgres_data_dir: Path = Path("postgres")
+    manager: str = "supervisord"  # or systemd-system, systemd-user
 
     def setting(self, name: str) -> str:
         """Where people set the port of a service."""
@@ -37,6 +39,13 @@ class Wants:
             return f"{variable.get(name, 'LLAMA_SERVER_PORT=')} in config/local.env"
         variable = {"proxy": "auth_proxy_port", "postgres": "postgres_port"}
         return f"{variable.get(name, 'llama_server_port')} in group_vars or inventory/host_vars"
+
+    def host_setting(self, name: str) -> str:
+        """Where people set the address of a service."""
+        if self.place == "local":
+            return "LLAMA_PROXY_HOST= in config/local.env"
+        variable = {"proxy": "auth_proxy_host", "postgres": "postgres_host"}
+        return f"{variable.get(name, 'llama_server_host')} in group_vars or inventory/host_vars"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--untested-distribution", action="store_true")
     parser.add_argument("--postgres", choices=["distribution", "embedded", ""], default="")
     parser.add_argument("--postgres-data-dir", type=Path, default=Path("postgres"))
+    parser.add_argument("--manager", choices=MANAGERS, default="supervisord")
 
 
 def read_wants(options: argparse.Namespace) -> Wants:
@@ -70,6 +80,7 @@ def read_wants(options: argparse.Namespace) -> Wants:
         bind_host=options.bind_host,
         postgres=options.postgres,
         postgres_data_dir=options.postgres_data_dir,
+        manager=options.manager,
     )
 
 
