@@ -67,8 +67,15 @@ controller_stamp() {
   version_of "$CONTROLLER/bin/python" 2>/dev/null || say none
 }
 
+# Units, supervisord's files, the first lines of scripts and PYTHONPATH read these as something else.
+check_place() {
+  [[ $ROOT != *[[:space:]:%\$\"\'\`\\*?[]* ]] || fail "the path of this checkout is $ROOT; expected one without spaces and without any of : % \$ \" ' \` \\ * ? [
+Nothing was changed. Move the checkout, for example:  mv $(printf %q "$ROOT") ~/llamakit"
+}
+
 bootstrap() {
   local python tool
+  check_place
   for tool in setpriv flock; do
     command -v "$tool" >/dev/null || fail "$tool is missing. Install it, as root:  apt-get install util-linux"
   done

@@ -10,6 +10,7 @@ import configparser
 import json
 import os
 import pwd
+import shlex
 import subprocess
 import sys
 import time
@@ -98,7 +99,7 @@ def _watchdog_python(state_dir: Path) -> str:
     """The supervisor's interpreter, as its own settings name it for the watchdog."""
     config = configparser.RawConfigParser()
     config.read(state_dir / "supervisord.conf")
-    return config["program:watchdog"]["command"].split()[0]
+    return shlex.split(config["program:watchdog"]["command"])[0]
 
 
 def apply(
