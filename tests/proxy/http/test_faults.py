@@ -222,6 +222,31 @@ async def test_no_backend(impatient: Proxy, impatient_key: str) -> None:
             assert int(response.headers["retry-after"]) >= 1
 
 
+async def test_a_client_waits_no_longer_than_the_server_lets_it(
+    impatient: Proxy, impatient_key: str
+) -> None:
+    """Whatever it says: else it has a place in the queue for as long as it likes."""
+    go_on = asyncio.Event()
+
+    async def held(call: Call) -> None:
+        await call.send(HEAD)
+        while not go_on.is_set():
+            # Tokens, because one that makes none for a second is cut off.
+            await call.send(delta("x"))
+            await asyncio.sleep(0.1)
+        await call.send(delta("", "stop"), usage(1, 1), DONE, END)
+
+    async with fake_backend(held) as fake, impatient.client(impatient_key) as client:
+        await asyncio.to_thread(impatient.route, "fake", fake.url)
+        first = asyncio.create_task(client.post(CHAT, json=ask()))
+        await asyncio.wait_for(fake.called.wait(), 10)
+        waiting = client.post(CHAT, json=ask(), headers={"X-Queue-Timeout": "inf"})
+        response = await asyncio.wait_for(waiting, 20)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "queue_timeout")
+        go_on.set()
+        assert (await first).status_code == 200
+
+
 async def good(call: Call) -> None:
     await call.send(HEAD, delta("one"), delta("", "stop"), usage(5, 1), DONE, END)
 
@@ -356,7 +381,12 @@ async def test_a_reader_that_stalls_is_cut(impatient: Proxy, impatient_key: str)
 
 
 async def test_no_prompt_or_key_in_the_log(impatient: Proxy, impatient_key: str) -> None:
+    # One that is answered, and failures before the first token, in the middle and in the backend.
+    for answer in (good, garbage, error_after_some, error_status):
+        response, calls = await answers(impatient, impatient_key, answer, ask())
+        assert "canary-prompt-77" in json.dumps(calls[0].body)
+        line = impatient.wait_for_log(response.headers["x-request-id"])
+        assert '"message":"request"' in line
     text = impatient.log.read_text()
-    assert '"message":"request"' in text
     for canary in ("canary-prompt", "canary-backend", impatient_key, KEY, str(Path(__file__))):
         assert canary not in text
