@@ -213,7 +213,7 @@ def test_no_prompt_key_or_password_is_seen_anywhere(three: Checkout, key: str) -
     canaries = [CANARY, key, key.rpartition("-")[2]]
     runtime = three.path / "runtime"
     canaries += [path.read_text().strip() for path in (three.path / "data" / "secrets").iterdir()]
-    seen = [" ".join(process.cmdline()) for process in psutil.process_iter()]
+    seen = [" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])]
     seen.append(subprocess.run(["ps", "axeww"], capture_output=True, text=True, check=True).stdout)
     files = [*(three.path / "logs").iterdir(), *runtime.glob("*.*"), *runtime.glob("*.d/*")]
     files += runtime.glob("releases/*/*.env")

@@ -113,7 +113,7 @@ def test_a_number_that_is_none(undisturbed: Checkout, setting: str) -> None:
     told(undisturbed.console("start", env={name: value}), name, value, "expected")
 
 
-def test_a_routes_file_that_names_an_unknown_model(undisturbed: Checkout) -> None:
+def test_a_routes_file_that_is_not_yaml(undisturbed: Checkout) -> None:
     routes = undisturbed.path / "config" / "proxy_routes.yaml"
     before = routes.read_text()
     routes.write_text("models: [oops\n")

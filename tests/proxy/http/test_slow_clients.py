@@ -174,8 +174,10 @@ async def test_a_reader_that_never_reads(impatient: Server, path: str) -> None:
         request = head("none", method="GET", path=path)
         last = head("none", "connection: close", method="GET", path=path)
         sending = asyncio.create_task(loop.sock_sendall(client, request * 40_000 + last))
-        await asyncio.sleep(0.5)
-        (one,) = connections(impatient)
+        async with asyncio.timeout(PATIENCE):
+            while not (found := connections(impatient)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        (one,) = found
         accepted = one.transport.get_extra_info("socket")
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000
         deadline = time.monotonic() + 20
