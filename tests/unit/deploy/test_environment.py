@@ -58,7 +58,7 @@ def bootstrap(clone: Path) -> str:
     """The console's own bootstrap, which gets an environment without Ansible in it."""
     script = """
     set -euo pipefail
-    RUNTIME=runtime CONTROLLER=runtime/controller
+    ROOT=$PWD RUNTIME=runtime CONTROLLER=runtime/controller
     say() { printf '%s\\n' "$*"; }
     fail() { say "$*"; exit 1; }
     source files/console/bootstrap.sh
