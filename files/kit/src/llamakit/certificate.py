@@ -86,9 +86,14 @@ def _is_good(directory: Path, names: list[str]) -> bool:
         said = _openssl("x509", "-in", str(certificate), "-noout", "-ext", "subjectAltName")
     except CertificateError:
         return False
-    present = {part.strip() for part in said.splitlines()[-1].split(",")}
-    wanted = {part.replace("IP:", "IP Address:") for part in _alternatives(names).split(",")}
-    return present == wanted
+    present = {_plain(part) for part in said.splitlines()[-1].split(",")}
+    return present == {_plain(part) for part in _alternatives(names).split(",")}
+
+
+def _plain(alternative: str) -> tuple[str, str]:
+    """A kind and a name, the same for an IPv6 address however openssl or a person writes it."""
+    kind, _, name = alternative.strip().partition(":")
+    return kind.split()[0], str(ipaddress.ip_address(name)) if _is_address(name) else name
 
 
 def _alternatives(names: list[str]) -> str:
