@@ -47,12 +47,33 @@ async def test_an_endless_body_is_not_read_to_its_end() -> None:
     async def endless() -> dict[str, Any]:
         nonlocal taken
         taken += 1
+        # It never waits, so that no clock could end it.
+        assert taken * 1000 < body.LINGER_BYTES + 20_000, "more was taken in than it lingers for"
         return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
 
     with pytest.raises(ApiError):
         await body.read([JSON], endless, 10_000)
     # What the client is sending already is taken in, so that it sees the answer; not for ever.
-    assert taken * 1000 < body.LINGER_BYTES + 20_000
+    assert taken * 1000 >= body.LINGER_BYTES
+
+
+@pytest.mark.parametrize("expects", [True, False])
+async def test_who_waits_to_be_told_to_send_is_not_lingered_for(expects: bool) -> None:
+    """uvicorn says "100 Continue" to the first look at a body, which would be asking for it."""
+    taken = 0
+
+    async def next_message() -> dict[str, Any]:
+        nonlocal taken
+        taken += 1
+        return {"type": "http.request", "body": b"x", "more_body": False}
+
+    headers = [JSON, (b"content-length", b"101")]
+    if expects:
+        headers.append((b"expect", b"100-continue"))
+    with pytest.raises(ApiError) as caught:
+        await body.read(headers, next_message, 100)
+    assert caught.value.status == 413
+    assert taken == (0 if expects else 1)
 
 
 async def test_a_slow_body() -> None:

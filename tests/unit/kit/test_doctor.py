@@ -110,12 +110,13 @@ def test_memory_and_disk_that_do_not_suffice_fail(
     assert levels(list(config.disk(where, [])))["disk"] == "fail"
 
 
-def test_secrets_that_others_can_read_fail(where: Where) -> None:
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
+def test_secrets_that_others_can_read_fail(where: Where, mode: int) -> None:
     assert list(config.secrets(where)) == []
     secret = where.secrets_dir / "llama_api_key"
     secret.parent.mkdir(parents=True)
     secret.write_text("x")
-    secret.chmod(0o644)
+    secret.chmod(mode)
     (finding,) = config.secrets(where)
     assert finding.level == "fail"
     assert f"chmod 600 {secret}" in finding.remedy
