@@ -113,6 +113,32 @@ help() {
   say 'Settings: config/models.yaml, config/local.env, group_vars/; docs/configuration.md explains them.'
 }
 
+# What the table has of one verb.
+verb_help() {
+  local verb arguments text
+  while IFS='#' read -r verb arguments text; do
+    [[ $verb && ${verb%% *} == "$1" ]] || continue
+    read -r arguments <<<"$arguments"
+    text=${text# }
+    say "Usage: ./console.sh $1${arguments:+ $arguments}"
+    say
+    say "  ${text#\*}"
+    [[ $text != \** ]] || say "  Also on hosts of inventory/hosts.yml: ./console.sh -l HOST $1"
+    [[ ! $1 =~ ^(user|usage)$ ]] || say "  docs/users.md explains it; once ./console.sh start has run, $1 --help shows all options."
+    return
+  done <<<"$VERBS"
+  misuse "there is no verb $1"
+}
+
+# Whether --help is among the arguments and no program is there that has more to say about the verb.
+asks_help() {
+  local verb=$1
+  shift
+  [[ " $* " =~ \ (-h|--help)\  ]] || return 1
+  [[ $verb =~ ^(user|usage)$ ]] || return 0
+  if [[ $HOSTS ]]; then [[ ! -f $CONTROLLER/.complete ]]; else [[ ! -x $RUNTIME/llamakit-users ]]; fi
+}
+
 # NAME=value lines of config/local.env, where the environment does not say otherwise.
 load_local_settings() {
   local line name
@@ -219,6 +245,7 @@ main() {
   done
   local verb=${1:-help}
   (($# == 0)) || shift
+  if asks_help "$verb" "$@"; then verb_help "$verb"; return; fi
   if [[ $HOSTS ]]; then there "$verb" "$@"; else here "$verb" "$@"; fi
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,21 @@ def test_the_readme_shows_the_help_text() -> None:
     command = ["bash", str(pages.ROOT / "console.sh"), "help"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert text in pages.fences(pages.page("README.md"))
+
+
+@pytest.mark.parametrize("verb", _verbs())
+def test_every_verb_explains_itself_before_anything_is_installed(tmp_path: Path, verb: str) -> None:
+    shutil.copy(pages.ROOT / "console.sh", tmp_path)
+    (tmp_path / "files").symlink_to(pages.ROOT / "files")
+    arguments = _verbs()[verb].arguments
+    for given in ([verb, "--help"], [verb, "-h"], ["-l", "gpu01", verb, "x", "--help"]):
+        run = subprocess.run(
+            ["bash", tmp_path / "console.sh", *given], capture_output=True, text=True, check=False
+        )
+        assert (run.returncode, run.stderr) == (0, "")
+        assert run.stdout.startswith(f"Usage: ./console.sh {verb} {arguments}".strip() + "\n\n")
+        assert ("-l HOST" in run.stdout) == _verbs()[verb].remote
+    assert {file.name for file in tmp_path.iterdir()} == {"console.sh", "files"}
 
 
 def test_each_verb_of_the_table_is_understood_and_no_other() -> None:
