@@ -16,6 +16,7 @@ def test_the_smoke_model_says_what_it_is(smoke: Server) -> None:
     assert answer["choices"][0]["message"]["content"] == TEXT
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert "smoke model, not a real language model" in TEXT
+    assert TEXT.endswith("./console.sh start."), "restart does not take up a new model"
     completion = smoke.client.post("/v1/completions", json={"prompt": "Hi", "max_tokens": 400})
     assert completion.json()["choices"][0]["text"] == TEXT
 

@@ -29,7 +29,7 @@ TEXT = (
     "It was made on the spot, because no model file could be fetched or found, "
     "and lets you try out keys, limits and clients until there is one. "
     "For real answers, put a GGUF file under models/ or run ./console.sh add, "
-    "then restart."
+    "then run ./console.sh start."
 )
 
 START = "<|recite|>"
