@@ -186,6 +186,14 @@ kit() { PYTHONPATH=$ROOT/files/kit/src "$CONTROLLER/bin/python" -m llamakit "$@"
 
 installed() { [[ -f $RUNTIME/state.json ]] || fail 'nothing is installed here yet. Run: ./console.sh start'; }
 
+status() {
+  if ! (installed); then
+    [[ " $* " != *' --json '* ]] || say '{"overall": "stopped", "mode": null, "model": null, "services": []}'
+    exit 3
+  fi
+  kit status --state-dir "$RUNTIME" "$@"
+}
+
 setup() {
   takes_none "$@"
   bootstrap
@@ -222,7 +230,7 @@ here() {
     stop) takes_none "$@"; service stop ;;
     start-proxy) takes_none "$@"; service start proxy ;;
     stop-proxy) takes_none "$@"; service stop proxy ;;
-    status) installed; kit status --state-dir "$RUNTIME" "$@" ;;
+    status) status "$@" ;;
     models) bootstrap; kit models "$@" ;;
     doctor) bootstrap; kit doctor --state-dir "$RUNTIME" "$@" ;;
     user | usage | verify) proxy_command "$verb" "$@" ;;

@@ -103,9 +103,14 @@ def test_nothing_is_installed_yet(new_checkout: NewCheckout) -> None:
         ("restore", "latest", "--yes"),
     ):  # fmt: skip
         run = checkout.console(*arguments)
-        assert run.code == 1, arguments
+        assert run.code == (3 if arguments == ("status",) else 1), arguments
         assert "./console.sh start" in run.err
         assert len(run.err.splitlines()) <= 3
+    run = checkout.console("status", "--json")
+    assert run.code == 3
+    assert json.loads(run.out) == {
+        "overall": "stopped", "mode": None, "model": None, "services": [],
+    }  # fmt: skip
     assert checkout.tree() == before
 
 
