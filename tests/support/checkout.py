@@ -157,7 +157,7 @@ class Checkout:
         return processes_of([], [self.path, self.state])
 
     def supervisor_pid(self) -> int:
-        return int((self.path / "runtime" / "supervisord.pid").read_text())
+        return int((self.path / "runtime" / "run" / "supervisord.pid").read_text())
 
     def tree(self) -> set[str]:
         """Every path in the checkout, but for git's own."""

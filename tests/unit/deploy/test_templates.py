@@ -104,6 +104,14 @@ def test_the_services_definition_is_json(rendered: dict[str, str]) -> None:
     assert service["log"] == "/logs/llama-odd.name-1.log"
 
 
+def test_the_supervisor_keeps_its_pid_where_it_may_write(rendered: dict[str, str]) -> None:
+    config = configparser.RawConfigParser()
+    config.read_string(rendered["supervisord.conf.j2"])
+    # The folder of its socket is made for its user; the one above belongs to root, for root.
+    folder = Path(config["unix_http_server"]["file"]).parent
+    assert Path(config["supervisord"]["pidfile"]).parent == folder
+
+
 def test_the_watchdog_is_python(rendered: dict[str, str]) -> None:
     compile(rendered["watchdog.py.j2"], "watchdog.py", "exec")
 
