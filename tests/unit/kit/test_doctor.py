@@ -110,6 +110,15 @@ def test_memory_and_disk_that_do_not_suffice_fail(
     assert levels(list(config.disk(where, [])))["disk"] == "fail"
 
 
+def test_a_backends_key_that_is_missing_fails(where: Where) -> None:
+    where.routes.write_text(
+        "models: [{id: far, backends: [{url: 'http://192.0.2.1:1', api_key_secret: far_key}]}]\n"
+    )
+    finding = next(f for f in config.configuration(where) if f.subject == "secrets")
+    assert finding.level == "fail"
+    assert "api_key_secret 'far_key'" in finding.found
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
 def test_secrets_that_others_can_read_fail(where: Where, mode: int) -> None:
     assert list(config.secrets(where)) == []

@@ -403,6 +403,32 @@ def test_a_models_address_is_checked_whoever_runs_it(tmp_path: Path) -> None:
     assert not list(refused_addresses(wants, plan))
 
 
+def test_the_key_of_a_backend_elsewhere_has_to_be_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models.yaml").write_text("models: [{id: a, source: {path: a.gguf}}]\n")
+    backend = {"url": "http://192.0.2.1:8010", "api_key_secret": "far_key"}
+    ours = {"url": "http://192.0.2.2:8010", "api_key_secret": "llama_api_key"}
+    open_to_all = {"url": "http://192.0.2.3:8010"}
+    routes = {"models": [{"id": "far", "backends": [backend, ours, open_to_all]}]}
+    (tmp_path / "routes.yaml").write_text(yaml.safe_dump(routes))
+    arguments = ["preflight", "--models", str(tmp_path / "models.yaml"), "--allow-smoke"]
+    arguments += ["--routes", str(tmp_path / "routes.yaml"), "--models-dir", str(tmp_path)]
+    arguments += ["--state-dir", str(tmp_path), "--secrets-dir", str(tmp_path / "secrets")]
+    arguments += ["--smoke-dir", str(tmp_path / "smoke")]
+    key = tmp_path / "secrets" / "far_key"
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert "1 problem:" in told
+    assert "config/proxy_routes.yaml: far, api_key_secret 'far_key'" in told
+    assert f"no key in {key}" in told
+    key.parent.mkdir()
+    key.touch()
+    assert main(arguments) == 2, "an empty file is no key"
+    key.write_text("a key\n")
+    assert main(arguments) == 0
+
+
 def test_a_process_below_one_of_ours_is_ours(listener: int) -> None:
     found_listener = find_listener(listener)
     assert found_listener.descends_from({os.getpid()})

@@ -135,7 +135,8 @@ class Settings:
             return path
         raise SettingsError(
             f"the secret {name} is not in {places[-1].parent}; "
-            "run `./console.sh start` (or the playbook site.yml) to have it made"
+            "`./console.sh start` (or the playbook site.yml) makes those of the kit; "
+            "the key of a backend elsewhere is yours to write there"
         )
 
 

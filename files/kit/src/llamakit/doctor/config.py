@@ -17,6 +17,7 @@ from llamakit.models.last_choice import last_choice, last_ports
 from llamakit.models.plan import build_plan
 from llamakit.models.plan_options import PlanOptions
 from llamakit.preflight.addresses import refused_addresses
+from llamakit.preflight.backend_keys import missing_keys
 from llamakit.preflight.ports import busy_ports
 from llamakit.preflight.wants import Wants
 from llamakit.quantities import size
@@ -61,6 +62,8 @@ def configuration(where: Where) -> Iterator[Finding]:
     yield memory(names, sum(model["memory_bytes"] for model in running))
     yield from disk(where, models)
     yield from ports(where, plan)
+    for problem in missing_keys(where.secrets_dir, plan["routes"]["models"]):
+        yield Finding("fail", "secrets", f"{problem.where}: {problem.found}", problem.remedy)
 
 
 def memory(name: str, needed: int) -> Finding:

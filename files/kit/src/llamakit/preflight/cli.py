@@ -13,6 +13,7 @@ from llamakit.models.last_choice import gone_choice, last_choice
 from llamakit.models.plan import build_plan
 from llamakit.models.plan_options import add_plan_arguments, plan_options
 from llamakit.preflight.addresses import refused_addresses
+from llamakit.preflight.backend_keys import missing_keys
 from llamakit.preflight.checks import check
 from llamakit.preflight.facts import gather
 from llamakit.preflight.ports import busy_ports
@@ -48,6 +49,9 @@ def run(options: argparse.Namespace) -> int:
     if plan and options.state_dir and not options.model:
         gone = gone_choice(last_choice(options.state_dir), plan)
         warnings += [gone] if gone else []
+    if plan is not None:
+        on = " on this host" * (wants.place == "host")
+        problems += missing_keys(wants.secrets_dir, plan["routes"]["models"], on)
     if problems:
         raise ConfigError(problems, shown=len(problems))
     json.dump({"plan": plan, "host": facts.summary(), "warnings": warnings}, sys.stdout, indent=2)

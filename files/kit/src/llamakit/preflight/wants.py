@@ -30,6 +30,7 @@ class Wants:
     bind_host: str = "127.0.0.1"
     postgres: str = ""  # distribution, embedded, or that of someone else
     postgres_data_dir: Path = Path("postgres")
+    secrets_dir: Path = Path("data/secrets")
     manager: str = "supervisord"  # or systemd-system, systemd-user
 
     def setting(self, name: str) -> str:
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--untested-distribution", action="store_true")
     parser.add_argument("--postgres", choices=["distribution", "embedded", ""], default="")
     parser.add_argument("--postgres-data-dir", type=Path, default=Path("postgres"))
+    parser.add_argument("--secrets-dir", type=Path, default=Path("data/secrets"))
     parser.add_argument("--manager", choices=MANAGERS, default="supervisord")
 
 
@@ -80,6 +82,7 @@ def read_wants(options: argparse.Namespace) -> Wants:
         bind_host=options.bind_host,
         postgres=options.postgres,
         postgres_data_dir=options.postgres_data_dir,
+        secrets_dir=options.secrets_dir,
         manager=options.manager,
     )
 
