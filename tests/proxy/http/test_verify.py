@@ -2,26 +2,29 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from llamakit_proxy.verify import USERNAME
 from support.proxy import Proxy
 
 
-def test_hosts_that_share_a_database_are_proven_at_once(proxy: Proxy) -> None:
-    proofs = [
-        subprocess.Popen(
+def test_hosts_that_share_a_database_are_proven_at_once(own: Proxy) -> None:
+    def prove() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "llamakit_proxy", "verify"],
-            env=proxy.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            env=own.environment,
+            capture_output=True,
             text=True,
+            timeout=120,
+            check=False,
         )
-        for _ in range(3)
-    ]
+
+    with ThreadPoolExecutor(3) as threads:
+        proofs = [threads.submit(prove) for _ in range(3)]
     for proof in proofs:
-        said, _ = proof.communicate(timeout=120)
-        assert proof.returncode == 0, said
-        assert "script answers" in said
-    with proxy.admin() as admin:
+        done = proof.result()
+        assert done.returncode == 0, done.stderr
+        assert "script answers" in done.stdout
+    with own.admin() as admin:
         left = admin.execute("SELECT count(*) FROM users WHERE username = %s", (USERNAME,))
         assert left.fetchone() == (0,)

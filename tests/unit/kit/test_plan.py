@@ -325,7 +325,7 @@ def test_routes_can_be_overridden_and_added(place: Place) -> None:
     place.write_routes(
         {"id": "first", "aliases": ["gpt-4"], "max_tokens": 64},
         {"id": "far", "n_ctx": 8192, "backends": [{"url": "http://gpu01:8010/"}]},
-        {"id": "not-running", "max_tokens": 1},
+        {"id": "second", "max_tokens": 1},
     )
     first, far = place.plan()["routes"]["models"]
     assert first["aliases"] == ["First.gguf", "gpt-4"]
@@ -347,6 +347,8 @@ def test_routes_can_be_overridden_and_added(place: Place) -> None:
         ([{"id": "far", "backends": [{"url": "gpu01:8010"}]}], "http://HOST:PORT"),
         ([{"id": "far", "backend": []}], "did you mean 'backends'"),
         ([{"id": "far"}, {"id": "far"}], "a second time"),
+        ([{"id": "frist", "max_tokens": 5}], "did you mean 'first'"),
+        ([{"id": "first.gguf"}], "did you mean 'first'"),
         ([{"id": "far", "aliases": ["FIRST"], "backends": [{"url": "http://a:1"}]}], "'FIRST'"),
     ],
 )

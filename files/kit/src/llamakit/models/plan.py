@@ -56,13 +56,14 @@ def build_plan(config: Config, options: PlanOptions) -> dict[str, Any]:
     if chosen.stand_in:
         candidates = [chosen, *candidates]
     models = [_describe(candidate, candidate in running, options) for candidate in candidates]
+    names = {name: model["id"] for model in models for name in (*model["aliases"], model["id"])}
     derived = [derive_route(model) for model in models if model["running"]]
     return {
         "mode": options.mode,
         "selected": chosen.id,
         "port": chosen.port,
         "models": models,
-        "routes": {"models": merge_routes(derived, config.routes, config.routes_file)},
+        "routes": {"models": merge_routes(derived, config.routes, config.routes_file, names)},
         "remember": _to_remember(candidates, chosen, options),
     }
 

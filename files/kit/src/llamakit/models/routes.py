@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llamakit.config.entries import Route
-from llamakit.config.problems import ConfigError, Problem
+from llamakit.config.problems import ConfigError, Problem, did_you_mean
 from llamakit.engines import DEFAULT_ENGINE, engines
 from llamakit.models.tool_dialect import NO_TOOLS
 from llamakit.smoke.stand_in import SMOKE_ID
@@ -43,14 +43,18 @@ def derive_route(model: dict[str, Any]) -> Route:
     }
 
 
-def merge_routes(derived: Sequence[Route], overrides: Sequence[Route], file: Path) -> list[Route]:
+def merge_routes(
+    derived: Sequence[Route], overrides: Sequence[Route], file: Path, names: Mapping[str, str]
+) -> list[Route]:
     """The routes of the running models with the overrides over them.
 
     An override for an id that does not run here adds a route when it names backends of its own.
+    ``names`` are the ids and aliases of all models here, each with the model's id.
 
     Raises:
-        ConfigError: a name would lead to two models.
+        ConfigError: a name would lead to two models, or an override to none.
     """
+    _refuse_without_model(overrides, file, names)
     routes = {route["id"]: dict(route) for route in derived}
     for override in overrides:
         route = routes.get(override["id"])
@@ -89,6 +93,29 @@ def _backend(given: Route) -> Route:
         "capacity": given.get("capacity", engine.capacity),
         "engine": engine.name,
     }
+
+
+def _refuse_without_model(overrides: Sequence[Route], file: Path, names: Mapping[str, str]) -> None:
+    known = {*names.values(), SMOKE_ID}
+    owners = {name.lower(): model for name, model in names.items()}
+    problems = []
+    for override in overrides:
+        wanted = override["id"]
+        if wanted in known or override.get("backends"):
+            continue
+        meant = f"did you mean {owners[wanted]!r}?" if wanted in owners else ""
+        meant = meant or did_you_mean(wanted, names.values())
+        problems.append(
+            Problem(
+                f"{file}: {wanted}",
+                "an entry without backends for an id that no model here has, so that it changes "
+                "nothing",
+                "the id of a model (./console.sh models), or backends" + f"; {meant}" * bool(meant),
+                "correct the id, add backends for a model that runs elsewhere, or remove the entry",
+            )
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def _refuse_shared_names(routes: dict[str, Route], file: Path) -> None:

@@ -23,8 +23,8 @@ def missing_keys(
                 f"config/proxy_routes.yaml: {route['id']}, api_key_secret {name!r}",
                 f"no key in {secrets_dir / name}",
                 f"the key of {backend['url']} in that file{on}",
-                "write it there: it is the file llama_api_key in the same folder of where the backend "
-                "runs; start gives yours its owner and mode",
+                "write it there: it is the file llama_api_key in the same folder of where the "
+                "backend runs; start gives yours its owner and mode",
             )
 
 
