@@ -2,8 +2,11 @@
 
 import json
 import os
+import pwd
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 
 from llamakit_proxy import users
 from llamakit_proxy.settings import Settings
-from support.backups import Backups, backups_of
+from support.backups import KIT, Backups, backups_of
 from support.postgres import Postgres
 
 
@@ -49,7 +52,8 @@ def test_a_backup_says_what_it_holds(backups: Backups, admin: psycopg.Connection
 
 def test_the_oldest_are_removed(backups: Backups) -> None:
     old = [f"llamakit-2020010{day}T000000Z.dump" for day in range(1, 5)]
-    for name in [*old, "mine.dump", "llamakit-2020.dump"]:
+    mine = {"mine.dump", "llamakit-2020.dump", f"{old[0]}.keep", f"my-{old[0]}"}
+    for name in [*old, *mine]:
         (backups.folder / name).write_text("old")
     done = backups.run("backup", "--keep", "3")
     assert done.code == 0, done.err
@@ -58,7 +62,7 @@ def test_the_oldest_are_removed(backups: Backups) -> None:
         "llamakit-20200103T000000Z.dump",
     ]
     # What the kit did not name is not the kit's to remove.
-    assert {"mine.dump", "llamakit-2020.dump"} < {path.name for path in backups.folder.iterdir()}
+    assert mine < {path.name for path in backups.folder.iterdir()}
     assert f"removed {old[1]}, {old[0]}" in done.out
 
 
@@ -192,6 +196,25 @@ def test_root_makes_it_as_the_user_whose_it_is(backups: Backups) -> None:
             parent.chmod(0o755)
     name = backups.make()
     assert (backups.folder / name).stat().st_uid == 65534
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
+def test_root_keeps_none_of_its_groups() -> None:
+    """With the group of the disks, or of another service, the user would not be just the user."""
+    program = (
+        "import os; from llamakit.database.backup import become; os.setgroups([0, 4, 6]);"
+        "become('nobody'); print(os.getgroups(), os.getresgid(), os.getresuid(), os.getcwd())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        env={"PYTHONPATH": str(KIT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    nobody = pwd.getpwnam("nobody")
+    user, group = (nobody.pw_uid,) * 3, (nobody.pw_gid,) * 3
+    assert done.stdout.strip() == f"[] {group} {user} /"
 
 
 def wait_for_part(backups: Backups) -> None:

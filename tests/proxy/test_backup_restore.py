@@ -200,6 +200,27 @@ def test_a_damaged_dump_is_refused(
     assert databases(postgres, settings) == set()
 
 
+def test_a_dump_from_which_something_else_is_restored_is_refused(
+    postgres: Postgres, settings: Settings, backups: Backups
+) -> None:
+    """Somebody's table, derived from ours, has rows that count as ours once they are restored."""
+    add(settings, "anna")
+    with connect(settings, Role.ADMIN) as admin, admin.transaction():
+        admin.execute("CREATE TABLE guests () INHERITS (users)")
+        admin.execute("INSERT INTO guests (id, username, version) VALUES (1000, 'guest', 1)")
+    file = backups.folder / backups.make()
+    with connect(settings, Role.ADMIN) as admin:
+        admin.execute("DROP TABLE guests")
+    add(settings, "ben")
+    for command in (("restore", "latest", "--yes"), ("restore-test", "latest")):
+        done = backups.run(*command)
+        assert done.code == 1
+        assert f"{file} holds 1 users, 1 keys, schema " in done.err
+        assert "and what was restored from it 2 users, 1 keys, schema " in done.err
+        assert names(settings) == ["anna", "ben"]
+        assert databases(postgres, settings) == set()
+
+
 def test_a_database_without_our_tables_is_not_backed_up(backups: Backups) -> None:
     backups.set(database="postgres")
     done = backups.run("backup")
