@@ -5,17 +5,21 @@ import logging
 import os
 import signal
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from llamakit_proxy import keys, provision, schema, users
+from llamakit_proxy import key_feed, keys, provision, schema, users
 from llamakit_proxy.auth import KeyStore
 from llamakit_proxy.database import Role, connect
 from llamakit_proxy.errors import ApiError
+from llamakit_proxy.settings import Settings
 from support.bearers import bearer
 from support.key_store import REVOKED_WITHIN_SECONDS, accepted_within, refused_within, status_of
+from support.log_rows import until
 from support.postgres import Postgres
+from support.relay import relay_to
 
 
 async def test_a_postgres_killed_and_back(
@@ -107,6 +111,30 @@ async def test_a_postgres_that_hangs_is_away(own_postgres: Postgres) -> None:
                 continue
     await accepted_within(store, bearer(unknown), 10)
     await store.close()
+
+
+async def test_a_flood_of_unknown_keys_is_not_waited_for_without_end(
+    postgres: Postgres, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them costs memory until Postgres answers."""
+    monkeypatch.setattr(key_feed, "_MAX_ASKED", 3)
+    async with relay_to(postgres.port) as relay:
+        store = KeyStore(replace(settings, postgres_port=relay.port))
+        await store.start()
+        assert store.connected
+        relay.hold_answers(containing=b"")
+        made = [keys.generate() for _ in range(4)]
+        waiting = [asyncio.create_task(status_of(store, bearer(key))) for key in made[:3]]
+        await until(lambda: len(store._feed._asked) == 3, 3)
+        assert await status_of(store, bearer(made[3])) == 503
+        # Who asks for one of those that are asked for already costs no more.
+        waiting.append(asyncio.create_task(status_of(store, bearer(made[0]))))
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
+        relay.release_answers()
+        assert await asyncio.gather(*waiting) == [401] * 4
+        assert await status_of(store, bearer(made[3])) == 401
+        await store.close()
 
 
 async def test_starting_without_a_postgres(own_postgres: Postgres) -> None:

@@ -121,7 +121,7 @@ def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one").write_text("s3cret\n")
     (tmp_path / "empty").write_text("\n")
     assert settings.secret("one") == "s3cret"
-    for name in ("empty", "missing", "../one", ".hidden", ""):
+    for name in ("empty", "missing"):
         with pytest.raises(SettingsError):
             settings.secret(name)
     credentials = tmp_path / "credentials"
@@ -129,6 +129,23 @@ def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (credentials / "one").write_text("from systemd")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     assert settings.secret("one") == "from systemd"
+
+
+@pytest.mark.parametrize("systemd", [False, True])
+@pytest.mark.parametrize("name", ["../outside", "below/one", "{outside}", ".hidden", "..", "."])
+def test_a_secret_is_a_file_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, systemd: bool
+) -> None:
+    """Names come from config/proxy_routes.yaml, and what they lead to is sent to a backend."""
+    folder = tmp_path / "secrets"
+    (folder / "below").mkdir(parents=True)
+    for path in (tmp_path / "outside", folder / "below" / "one", folder / ".hidden"):
+        path.write_text("s3cret")
+    if systemd:
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    name = name.replace("{outside}", str(tmp_path / "outside"))
+    with pytest.raises(SettingsError, match="is not the name of a secret"):
+        in_folder(folder).secret(name)
 
 
 @pytest.mark.parametrize("value", ["changeme", "ChangeMe", "password", "another", "test-token"])
