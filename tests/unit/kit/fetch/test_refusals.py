@@ -81,6 +81,29 @@ def test_a_file_that_is_not_there_is_told(
     assert "compare source:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 451, 503, "wrong", "cut", "away"])
+def test_a_signed_address_is_told_without_its_signature(
+    hub: Hub, place: Place, capsys: pytest.CaptureFixture[str], status: int | str
+) -> None:
+    """Whoever has the query may read the file, and what is told ends up in logs and issues."""
+    address = f"{hub.storage_url}/{REPOSITORY}/script.gguf"
+    if status == "wrong":
+        place.write(hf=None, file=None, url=f"{address}?signature=canary", size=5)
+    elif status == "away":
+        address = "http://127.0.0.1:9/script.gguf"
+        place.write(hf=None, file=None, url=f"{address}?signature=canary")
+    else:
+        place.write(hf=None, file=None, url=f"{address}?signature=canary")
+        if status == "cut":
+            hub.fault.cut_after = [1000] + [0] * download.MAX_FAILURES
+        else:
+            hub.fault.statuses = [int(status)] * download.MAX_FAILURES
+    assert place.fetch() != 0
+    told = capsys.readouterr()
+    assert "script.gguf" in told.err
+    assert "canary" not in told.out + told.err
+
+
 def test_an_unreachable_hub_is_told_at_once(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
