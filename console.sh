@@ -57,7 +57,7 @@ read_start() {
   while (($#)); do
     case $1 in
       single | multi) mode=$1 ;;
-      --model) [[ ${2-} ]] || misuse 'start --model needs an ID'; model=$2; shift ;;
+      --model) [[ ${2-} && $2 != -* ]] || misuse 'start --model needs an ID'; model=$2; shift ;;
       *) misuse "start: unknown argument $1" ;;
     esac
     shift
@@ -176,13 +176,13 @@ play() {
 service_play() {
   local tag=$1 names
   shift
-  for names in "$@"; do [[ $names =~ ^[A-Za-z0-9._-]+$ ]] || misuse "$tag: $names is no service's name"; done
+  for names in "$@"; do [[ $names =~ ^[A-Za-z0-9._][A-Za-z0-9._-]*$ ]] || misuse "$tag: $names is no service's name"; done
   printf -v names '"%s",' "$@"
   (($#)) || names=
   play playbooks/service.yml --tags "$tag" -e "{\"service_names\": [${names%,}]}"
 }
 
-kit() { PYTHONPATH=$ROOT/files/kit/src "$CONTROLLER/bin/python" -m llamakit "$@"; }
+kit() { LLAMAKIT_PROGRAM=./console.sh PYTHONPATH=$ROOT/files/kit/src "$CONTROLLER/bin/python" -m llamakit "$@"; }
 
 installed() { [[ -f $RUNTIME/state.json ]] || fail 'nothing is installed here yet. Run: ./console.sh start'; }
 

@@ -40,7 +40,7 @@ restart() { service restart "$@"; }
 
 use() {
   local model
-  (($# <= 1)) || misuse 'use takes one ID'
+  [[ $# -le 1 && ${1-} != -* ]] || misuse "use takes one ID, and was given: $*"
   bootstrap
   model=$(kit select ${1:+--model "$1"}) || exit $?
   lock
@@ -48,7 +48,7 @@ use() {
 }
 
 add() {
-  (($# <= 1)) || misuse 'add takes one ID'
+  [[ $# -le 1 && ${1-} != -* ]] || misuse "add takes one ID, and was given: $*"
   bootstrap
   lock
   if (($#)); then kit fetch --model "$1"; else kit fetch --all; fi
@@ -77,7 +77,7 @@ logs() {
 proxy_command() {
   installed
   [[ -x $RUNTIME/llamakit-users ]] || fail 'the proxy is not installed yet. Run: ./console.sh start'
-  exec "$RUNTIME/llamakit-users" "$@"
+  LLAMAKIT_PROGRAM=./console.sh exec "$RUNTIME/llamakit-users" "$@"
 }
 
 # The database's own programs and addresses stand in a file that the deployment writes.

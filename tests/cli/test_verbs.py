@@ -38,6 +38,7 @@ def test_help_lists_every_verb(started: Checkout) -> None:
         ("setup", "x"),
         ("start", "quickly"),
         ("start", "--model"),
+        ("start", "--model", "--frobnicate"),
         ("start", "--frobnicate"),
         ("install", "x"),
         ("stop", "proxy"),
@@ -45,7 +46,10 @@ def test_help_lists_every_verb(started: Checkout) -> None:
         ("status", "--yaml"),
         ("models", "--yaml"),
         ("use", "a", "b"),
+        ("use", "--frobnicate"),
         ("add", "a", "b"),
+        ("add", "--frobnicate"),
+        ("restart", "--frobnicate"),
         ("start-proxy", "x"),
         ("stop-proxy", "x"),
         ("logs", "--forever"),
@@ -80,6 +84,7 @@ def test_wrong_arguments_are_refused_in_a_few_lines(
     assert 1 <= len(run.err.splitlines()) <= 12, run.screen
     assert "Traceback" not in run.screen
     assert not run.out, run.out
+    assert not re.search(r"usage: (?!\./console\.sh )", run.err), run.err
 
 
 def test_restart_and_logs_of_what_is_not_there(three: Checkout) -> None:
@@ -200,6 +205,11 @@ def test_users_and_usage(three: Checkout) -> None:
     wait_for(lambda: "hal" in three.console("usage").out, 10, "the request is counted")
     by_day = three.console("usage", "--user", "hal", "--by", "user,model,day")
     assert "script" in by_day.out, by_day.screen
+    missing = three.console("user", "show", "nobody").err
+    assert "`./console.sh user list`" in missing
+    for command in ("user list --json", "user list", "models --json", "status --json", "usage"):
+        piped = three.run(["bash", "-c", f"./console.sh {command} | true"])
+        assert (piped.code, piped.screen) == (0, ""), "who reads no more is told nothing"
     assert three.console("user", "set-limit", "hal", "--rate-limit", "5").code == 0
     assert "5 per" in three.console("user", "show", "hal").out
     assert three.console("user", "delete", "hal").code != 0, "asks first"

@@ -156,7 +156,7 @@ def test_nobody_is_an_error(command: Command, verb: str) -> None:
     }  # fmt: skip
     result = command("user", verb, "--username", "nobody", *extra.get(verb, []))
     assert result.code == 1
-    assert "there is no user 'nobody'" in result.err
+    assert "there is no user 'nobody'; `llamakit-users user list` shows" in result.err
 
 
 def test_list_is_a_neat_table(command: Command) -> None:

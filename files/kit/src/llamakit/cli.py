@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -42,7 +43,8 @@ EXIT_INTERRUPTED = 130
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of one command, or of all; each sets ``run``, which returns the exit status."""
-    parser = argparse.ArgumentParser(prog="llamakit", description=__doc__)
+    program = os.environ.get("LLAMAKIT_PROGRAM") or "llamakit"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     names = [COMMANDS[command]] if command in COMMANDS else COMMANDS.values()
     for name in dict.fromkeys(names):
@@ -60,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options = build_parser(arguments[0] if arguments else None).parse_args(arguments)
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return EXIT_CONFIG
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The command line: ``llamakit-proxy`` and ``python -m llamakit_proxy``."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,9 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return worker.run(words[1:])
         from . import parser
 
-        return parser.run(words)
+        code = parser.run(words)
+        sys.stdout.flush()
+        return code
     except SettingsError as error:
         print(f"llamakit-proxy: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read has enough, like head; Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130

@@ -4,13 +4,14 @@ import argparse
 from collections.abc import Sequence
 
 from . import __version__, check_config, db_cli, master, usage_cli, users_cli, verify
+from .program import PROGRAM
 from .settings import load
 
 
 def run(words: Sequence[str]) -> int:
     """Run one command; its exit code. SettingsError when the settings are wrong."""
     parser = argparse.ArgumentParser(
-        prog="llamakit-proxy", description="The auth proxy of llamakit, its users and its usage."
+        prog=PROGRAM, description="The auth proxy of llamakit, its users and its usage."
     )
     parser.add_argument("--version", action="version", version=__version__)
     sub = parser.add_subparsers(title="commands", dest="command", required=True)

@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from . import keys
+from .program import PROGRAM
 from .scopes import DEFAULT, SCOPES, in_order
 
 _USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -137,7 +138,9 @@ def get(connection: psycopg.Connection, username: str) -> User:
     with connection.cursor(row_factory=class_row(User)) as cursor:
         user = cursor.execute(_SELECT_USERS, {"username": username}).fetchone()
     if user is None:
-        raise UserError(f"there is no user {username!r}; `user list` shows those there are")
+        raise UserError(
+            f"there is no user {username!r}; `{PROGRAM} user list` shows those there are"
+        )
     return user
 
 
@@ -171,8 +174,8 @@ def create(
         ).fetchone()
         if row is None:
             raise UserError(
-                f"there is a user {username!r} already; `user rotate --username {username}` "
-                "gives them a new key"
+                f"there is a user {username!r} already; "
+                f"`{PROGRAM} user rotate --username {username}` gives them a new key"
             )
         _set_limits(connection, row[0], limits)
         return _add_key(connection, row[0], lifetime, label, scopes, priority)
@@ -309,13 +312,15 @@ def _check_key(connection: psycopg.Connection, public_id: str) -> bool:
         raise UserError(
             "that is not a key's public id; expected the "
             f"{keys.PUBLIC_ID_LENGTH} characters between {keys.PREFIX} and the secret, "
-            "as `user show` lists them"
+            f"as `{PROGRAM} user show USERNAME` lists them"
         )
     row = connection.execute(
         "SELECT revoked_at IS NOT NULL FROM api_keys WHERE public_id = %s", (public_id,)
     ).fetchone()
     if row is None:
-        raise UserError(f"there is no key {public_id}; `user show` lists a user's keys")
+        raise UserError(
+            f"there is no key {public_id}; `{PROGRAM} user show USERNAME` lists a user's keys"
+        )
     revoked: bool = row[0]
     return revoked
 

@@ -13,6 +13,7 @@ import psycopg
 from . import limits_cli, timespan, users
 from .commands import Handler, as_admin, print_json, print_table
 from .keys import NewKey
+from .program import PROGRAM
 from .scopes import DEFAULT, SCOPES
 from .turns import MAX_WEIGHT
 
@@ -68,7 +69,7 @@ def add_commands(commands: Any) -> None:
         "--scopes",
         metavar="A,B",
         type=_scopes,
-        help="what the new key is for, as in `user create`; the same when not given",
+        help="what the new key is for, as in user create; the same when not given",
     )
     rotate.add_argument("--label", help="a note on the key")
 
@@ -152,7 +153,7 @@ def _list(connection: psycopg.Connection, args: argparse.Namespace) -> int:
         header = ("USERNAME", "STATUS", "KEYS", "LIMIT", "MODELS", "LAST USED", "CREATED")
         print_table(header, [_user_row(user) for user in found], right=["KEYS"])
     else:
-        print("no users yet; create one with `user create --username NAME`")
+        print(f"no users yet; create one with `{PROGRAM} user create --username NAME`")
     return 0
 
 
