@@ -5,10 +5,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from llamakit_proxy.verify import USERNAME
+from support.backend import Backend
 from support.proxy import Proxy
 
 
-def test_hosts_that_share_a_database_are_proven_at_once(own: Proxy) -> None:
+def test_hosts_that_share_a_database_are_proven_at_once(own: Proxy, chat_backend: Backend) -> None:
+    own.route("script", chat_backend.url, n_ctx=8192)
+
     def prove() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "llamakit_proxy", "verify"],

@@ -41,7 +41,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run_fetch(options: argparse.Namespace) -> int:
-    """Exit status 0, or that of the first model that failed."""
+    """Exit status 0, or that of the first model that failed; the others are fetched even so."""
     config = configuration(options)
     candidates = list_candidates(config, options.models_dir)
     chosen = _named(candidates, options.model, config.models_file)
@@ -51,14 +51,10 @@ def run_fetch(options: argparse.Namespace) -> int:
     stamps = Stamps(options.stamp)
     environment = hub_environment(options.token_file)
     try:
-        for candidate in chosen:
-            fetch_model(candidate, stamps, options.progress, environment)
-    except FetchError as error:
-        print(error, file=sys.stderr)
-        return error.status
+        errors = fetch_models(chosen, stamps, options.progress, environment)
     finally:
         stamps.save()
-    return 0
+    return errors[0].status if errors else 0
 
 
 def hub_environment(token_file: Path | None) -> Mapping[str, str]:
@@ -69,6 +65,23 @@ def hub_environment(token_file: Path | None) -> Mapping[str, str]:
         return {**os.environ, "HF_TOKEN": token_file.read_text(encoding="utf-8")}
     except FileNotFoundError:
         return os.environ
+
+
+def fetch_models(
+    candidates: Iterable[Candidate],
+    stamps: Stamps,
+    style: Style,
+    environment: Mapping[str, str] = os.environ,
+) -> list[FetchError]:
+    """Fetches what can be had of all of them; returns, after printing, why the others can't."""
+    errors = []
+    for candidate in candidates:
+        try:
+            fetch_model(candidate, stamps, style, environment)
+        except FetchError as error:
+            print(error, file=sys.stderr)
+            errors.append(error)
+    return errors
 
 
 def fetch_model(

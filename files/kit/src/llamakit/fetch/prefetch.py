@@ -8,8 +8,8 @@ from pathlib import Path
 
 from llamakit.arguments import ROUTES, Commands, add_model_arguments, configuration
 from llamakit.config.local_env import LOCAL_ENV
-from llamakit.fetch.cli import fetch_model
-from llamakit.fetch.errors import FetchError, FetchStatus
+from llamakit.fetch.cli import fetch_models
+from llamakit.fetch.errors import FetchStatus
 from llamakit.fetch.stamps import Stamps
 from llamakit.models.last_choice import gone_choice, last_choice
 from llamakit.models.plan import build_plan, list_candidates
@@ -24,6 +24,7 @@ SMOKE_GOES_ON = "The smoke model still stands in. To fetch a real one: ./console
 ANOTHER_IS_HERE = """
 The model {id} is here, and runs instead. ./console.sh use switches to another.
 """
+STAYS_IDLE = "Not run: {models}; single runs the selected model alone, and fetches no other."
 MULTI_NEEDS_ALL = """
 multi runs every model that {models} lists. Take the entry out of it, or fetch the model
 when the hub can be reached, then run ./console.sh start multi again. Nothing was changed.\
@@ -69,19 +70,20 @@ def run(options: argparse.Namespace) -> int:
     wanted = {model["id"] for model in plan["models"] if model["running"]}
     if options.model:
         wanted.add(plan["selected"])
-    try:
-        for candidate in candidates:
-            if candidate.id in wanted and not candidate.present:
-                fetch_model(candidate, Stamps(None), options.progress)
-    except FetchError as error:
-        print(error, file=sys.stderr)
-        if error.status != FetchStatus.UNREACHABLE or options.model:
-            return error.status
+    absent = [candidate for candidate in candidates if not candidate.present]
+    missing = [candidate for candidate in absent if candidate.id in wanted]
+    idle = [f"{e.id} ({e.state.state})" for e in absent if e.source and e.id not in wanted]
+    if idle:
+        print(STAYS_IDLE.format(models=", ".join(idle)), file=sys.stderr)
+    if errors := fetch_models(missing, Stamps(None), options.progress):
+        worst = next((e for e in errors if e.status != FetchStatus.UNREACHABLE), errors[0])
+        if worst.status != FetchStatus.UNREACHABLE or options.model:
+            return worst.status
         if not here:
             print(SMOKE_STANDS_IN, file=sys.stderr)
         elif mode == "multi":
             print(MULTI_NEEDS_ALL.format(models=options.models), file=sys.stderr)
-            return error.status
+            return worst.status
         else:
             chosen = min(here, key=lambda candidate: candidate.kind != "chat")
             print(ANOTHER_IS_HERE.format(id=chosen.id), file=sys.stderr)
