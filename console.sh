@@ -50,6 +50,13 @@ misuse() {
   exit 2
 }
 
+# Ctrl-C: whatever was at work has ended by then, and has said its own.
+interrupted() {
+  printf '\nconsole.sh: interrupted. Nothing is lost by it: run the same command again, and it goes on from there.\n' >&2
+  exit 130
+}
+trap interrupted INT
+
 takes_none() { (($# == 0)) || misuse "this verb takes no arguments, and was given: $*"; }
 
 # What start, restore and uninstall are given, here and on hosts: it goes into the caller's variables.

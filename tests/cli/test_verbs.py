@@ -1,7 +1,9 @@
 """The command line itself: its help, its refusals, and the verbs that change nothing much."""
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,24 @@ def test_a_second_console_at_the_same_time_says_so(three: Checkout) -> None:
         assert first.returncode == 0, out + err
     finally:
         end_group(first.pid)
+    assert three.all_up()
+
+
+def test_an_interrupted_verb_says_how_to_go_on(three: Checkout) -> None:
+    # A shell that runs these tests in its background has SIGINT ignored, and hands that down.
+    console = ["env", "--default-signal=INT", str(three.path / "console.sh")]
+    child = three.spawn([*console, "restart"])
+    try:
+        assert child.stdout is not None
+        assert "Act on the services" in child.stdout.readline()
+        os.killpg(child.pid, signal.SIGINT)
+        _, err = child.communicate(timeout=120)
+    finally:
+        end_group(child.pid)
+    assert child.returncode == 130, err
+    assert "interrupted" in err
+    assert "run the same command again" in err
+    assert three.console("restart").code == 0
     assert three.all_up()
 
 
