@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from llamakit.models.plan import Candidate
+from llamakit.quantities import size
 
 
 def print_models(
@@ -36,8 +37,8 @@ def print_models(
     width = max([len(model.id) for model in candidates] + [5])
     print(f" No  {'MODEL':{width}}  KIND       FILES     SIZE  STATE", file=file)
     for number, model in enumerate(candidates, 1):
-        size = disk_size(model)
-        shown = f"{size / 1e9:.2f} GB" if size else "-"
+        count = disk_size(model)
+        shown = size(count) if count else "-"
         print(
             f"{number:3}  {model.id:{width}}  {model.kind:9}  {len(model.files):5}  {shown:>7}"
             f"  {model.state.state}",
