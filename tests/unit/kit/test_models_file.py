@@ -93,6 +93,17 @@ def test_a_sharded_model_has_one_checksum_a_file(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("models:\n  - id: a\n   source: x\n", ["line 3", "valid YAML"]),
+        ("models:\n  - {id: a\n\n# end\n", ["line 2", "the { that opens here is never closed"]),
+        (
+            "models:\n  - {id: a\n  - id: b\n",
+            ["line 2", "not closed before line 3", "} at its end"],
+        ),
+        ("models: [oops", ["line 1", "the [ that opens here"]),
+        ("models:\n  - id: 'a\n", ["line 2", "the quote that opens here is never closed"]),
+        ("models:\n  - id: a\n - id: b\n", ["line 3", "indented less or more", "from line 1"]),
+        ("models:\n  - id: a\n     port: 1\n", ["line 3", "indented more than it may be"]),
+        ("models: a: b\n", ["line 1", "a second ':'"]),
+        ("models: {a: b}}\n", ["line 1", "valid YAML"]),
         ("models:\n\t- id: a\n", ["line 2", "valid YAML"]),
         ("models: [\n", ["valid YAML"]),
         ("models: &a [*a]\n", ["valid YAML"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,14 @@ import yaml
 from llamakit.config.problems import ConfigError, Problem
 
 Path_ = tuple[str | int, ...]
+
+# What the parser was in the midst of, and the signs around it.
+OPENED = {
+    "while parsing a flow mapping": ("{", "}"),
+    "while parsing a flow sequence": ("[", "]"),
+    "while scanning a quoted scalar": ("quote", "the same quote"),
+}
+INDENTED = re.compile(r"but found '(<block \w+ start>|-)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +77,7 @@ def load_yaml(file: Path) -> YamlSource:
         problems = list(_walk(file, node, (), lines))
         data = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        shown = "".join(text.splitlines()[line - 1 : line]).strip()
-        raise ConfigError(
-            [
-                Problem(
-                    f"{file}, line {line}",
-                    f"{error.problem or error.context}: {shown[:60]}",
-                    "valid YAML, indented with spaces",
-                    f"mend line {line} or the line above it",
-                )
-            ]
-        ) from error
+        raise ConfigError([_not_yaml(file, text.splitlines(), error)]) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         # Control characters, a value that contains itself, or a date that no calendar has.
         reason = " ".join(str(error).split())[:70]
@@ -90,6 +87,33 @@ def load_yaml(file: Path) -> YamlSource:
     if problems:
         raise ConfigError(problems)
     return YamlSource(file, data, lines)
+
+
+def _not_yaml(file: Path, lines: list[str], error: yaml.MarkedYAMLError) -> Problem:
+    """The parser's error where the mistake is, which may be far above where it was noticed."""
+    noticed, opened = (
+        mark.line + 1 if mark else 1 for mark in (error.problem_mark, error.context_mark)
+    )
+    problem = error.problem or error.context or ""
+    sign = OPENED.get(error.context or "")
+    if sign and (noticed > opened or "end" in problem):
+        line, found = opened, f"the {sign[0]} that opens here is never closed"
+        if "end" not in problem:
+            found = f"the {sign[0]} that opens here is not closed before line {noticed}"
+        expected, remedy = f"valid YAML: {sign[1]} at its end", f"close it on line {line}"
+    elif problem.startswith("mapping values are not allowed"):
+        line, found = noticed, "a second ':', or a line that is indented more than it may be"
+        expected = "valid YAML: one 'key: value' a line, and text with ': ' in it in quotes"
+        remedy = f"mend line {line} or the one above"
+    elif INDENTED.search(problem):
+        line, found = noticed, "a line that is indented less or more than those it belongs to"
+        expected = f"valid YAML: the same spaces before all entries of the block from line {opened}"
+        remedy = f"indent line {line} like the others, or mend the one above"
+    else:
+        line, found = noticed, problem
+        expected, remedy = "valid YAML, indented with spaces", f"mend line {line} or the one above"
+    shown = "".join(lines[line - 1 : line]).strip()
+    return Problem(f"{file}, line {line}", f"{found}: {shown[:60]}", expected, remedy)
 
 
 def _walk(file: Path, node: yaml.Node, path: Path_, lines: dict[Path_, int]) -> Iterator[Problem]:
