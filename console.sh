@@ -238,7 +238,7 @@ here() {
     start-proxy) takes_none "$@"; service start proxy ;;
     stop-proxy) takes_none "$@"; service stop proxy ;;
     status) status "$@" ;;
-    models) bootstrap; kit models "$@" ;;
+    models) bootstrap; kit models --state-dir "$RUNTIME" "$@" ;;
     doctor) bootstrap; kit doctor --state-dir "$RUNTIME" "$@" ;;
     user | usage | verify) proxy_command "$verb" "$@" ;;
     backups) database backups "$@" ;;

@@ -42,7 +42,7 @@ use() {
   local model
   [[ $# -le 1 && ${1-} != -* ]] || misuse "use takes one ID, and was given: $*"
   bootstrap
-  model=$(kit select ${1:+--model "$1"}) || exit $?
+  model=$(kit select --state-dir "$RUNTIME" ${1:+--model "$1"}) || exit $?
   lock
   deploy '' "$model"
 }

@@ -372,6 +372,37 @@ def test_the_command_line_tells_mistakes_on_stderr(
         assert "line 2" in output.err
 
 
+def test_the_selected_model_has_a_star_and_is_the_default(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_model(place.models, "second.gguf")
+    state = place.models.parent
+    arguments = ["--models", str(place.config), "--models-dir", str(place.models)]
+    arguments += ["--state-dir", str(state)]
+
+    def answer_nothing() -> tuple[str, str]:
+        """What is chosen with the return key alone, on a terminal; and what the terminal showed."""
+        ours, theirs = os.openpty()
+        os.write(ours, b"\n")
+        with os.fdopen(ours), os.fdopen(theirs) as terminal, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", terminal)
+            assert main(["select", *arguments]) == 0
+        output = capsys.readouterr()
+        return output.out.strip(), output.err
+
+    chosen, shown = answer_nothing()
+    assert chosen == "second", "the first has no file"
+    assert "default 2" in shown
+    assert "*" not in shown
+    (state / "mode.json").write_text('{"mode": "single", "model": "first"}')
+    assert answer_nothing()[0] == "first"
+    assert main(["models", *arguments]) == 0
+    assert "  1* first " in capsys.readouterr().out
+    assert main(["models", "--json", *arguments]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["selected"] for row in rows] == [True, False]
+
+
 def test_models_lists_and_select_resolves(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     script_model(place.models, "second.gguf")
     arguments = ["--models", str(place.config), "--models-dir", str(place.models)]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llamakit.arguments import Commands, add_model_arguments, configuration
+from llamakit.models.last_choice import last_choice
 from llamakit.models.plan import Candidate, build_plan, list_candidates, resolve
 from llamakit.models.plan_options import add_plan_arguments, plan_options
 from llamakit.models.table import print_models
@@ -23,11 +24,13 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
     models = commands.add_parser("models", help="list the models with their numbers")
     add_model_arguments(models)
+    models.add_argument("--state-dir", type=Path, help="has the model that was selected last")
     models.add_argument("--json", action="store_true")
     models.set_defaults(run=run_models)
 
     select = commands.add_parser("select", help="print the id of a model, chosen or named")
     add_model_arguments(select)
+    select.add_argument("--state-dir", type=Path, help="has the model that was selected last")
     select.add_argument("--model", help="id, alias or number; asked for on a terminal if missing")
     select.set_defaults(run=run_select)
 
@@ -44,7 +47,8 @@ def run_plan(options: argparse.Namespace) -> int:
 
 
 def run_models(options: argparse.Namespace) -> int:
-    print_models(list_candidates(configuration(options), options.models_dir), as_json=options.json)
+    candidates = list_candidates(configuration(options), options.models_dir)
+    print_models(candidates, as_json=options.json, selected=_selected(options))
     return 0
 
 
@@ -60,17 +64,29 @@ def run_select(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return 2
-        name = ask(candidates)
+        name = ask(candidates, _selected(options))
     chosen = resolve(candidates, name, config.models_file)
     print(chosen.id if chosen is not None else SMOKE_ID)
     return 0
 
 
-def ask(candidates: Sequence[Candidate]) -> str:
-    """Lists the models on the terminal and reads a number or a name; empty means the first."""
-    print_models(candidates, as_json=False, file=sys.stderr)
-    print(f"Which model? [1-{len(candidates)}, default 1] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip() or "1"
+def _selected(options: argparse.Namespace) -> str | None:
+    """The id of the model that was selected last, before any start None."""
+    return last_choice(options.state_dir).get("model") if options.state_dir else None
+
+
+def ask(candidates: Sequence[Candidate], selected: str | None = None) -> str:
+    """Lists the models on the terminal and reads a number or a name.
+
+    Empty means the selected one, else the first that is there, else the first.
+    """
+    print_models(candidates, as_json=False, selected=selected, file=sys.stderr)
+    numbered = list(enumerate(candidates, 1))
+    here = [number for number, each in numbered if each.present]
+    default = next((n for n, each in numbered if each.id == selected), [*here, 1][0])
+    question = f"Which model? [1-{len(candidates)}, default {default}] "
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip() or str(default)
 
 
 def run_smoke(options: argparse.Namespace) -> int:

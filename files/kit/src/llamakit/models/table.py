@@ -12,9 +12,16 @@ from llamakit.quantities import size
 
 
 def print_models(
-    candidates: Sequence[Candidate], *, as_json: bool, file: TextIO | None = None
+    candidates: Sequence[Candidate],
+    *,
+    as_json: bool,
+    selected: str | None = None,
+    file: TextIO | None = None,
 ) -> None:
-    """One line a model: number, id, kind, size and state; a second line for what is wrong."""
+    """One line a model: number, id, kind, size and state; a second line for what is wrong.
+
+    The number of the model whose id is ``selected`` has a star.
+    """
     file = file or sys.stdout
     if as_json:
         rows = [
@@ -23,6 +30,7 @@ def print_models(
                 "id": model.id,
                 "aliases": list(model.aliases),
                 "kind": model.kind,
+                "selected": model.id == selected,
                 "listed": model.source is not None,
                 "state": model.state.state,
                 "state_detail": model.state.detail,
@@ -39,8 +47,9 @@ def print_models(
     for number, model in enumerate(candidates, 1):
         count = disk_size(model)
         shown = size(count) if count else "-"
+        star = "*" if model.id == selected else " "
         print(
-            f"{number:3}  {model.id:{width}}  {model.kind:9}  {len(model.files):5}  {shown:>7}"
+            f"{number:3}{star} {model.id:{width}}  {model.kind:9}  {len(model.files):5}  {shown:>7}"
             f"  {model.state.state}",
             file=file,
         )
