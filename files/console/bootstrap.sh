@@ -19,6 +19,8 @@ prepare_folders() {
     done
   fi
   mkdir -p runtime logs data models
+  # An uninstall has kept it there.
+  if [[ -f data/mode.json ]]; then mv data/mode.json runtime/; fi
 }
 
 # An unpacked bundle brings everything that otherwise comes from the internet, which then is not asked.

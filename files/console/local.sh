@@ -129,6 +129,8 @@ uninstall() {
     lock
     play playbooks/uninstall.yml -e "llamakit_purge=${purge:-0}"
   fi
+  # What was chosen last belongs to what stays; the next start takes it up.
+  if [[ ! $purge && -f runtime/mode.json ]]; then mv runtime/mode.json data/; fi
   remove runtime logs
   # What Python has kept beside the sources that it ran.
   find files playbooks -name __pycache__ -prune -exec rm -rf {} +

@@ -172,6 +172,7 @@ def test_half_made_things_are_gone(fresh: Checkout) -> None:
 def test_uninstall_keeps_models_users_and_keys(fresh: Checkout) -> None:
     key = fresh.new_key("kim")
     (fresh.path / "models" / "kept.txt").write_text("a model, for all that uninstall knows")
+    fresh.start("multi")
     run = fresh.console("uninstall")
     assert run.code == 0, run.screen
     assert "models/ and data/" in run.out
@@ -179,6 +180,7 @@ def test_uninstall_keeps_models_users_and_keys(fresh: Checkout) -> None:
     assert not (fresh.path / "runtime").exists()
     assert (fresh.path / "models" / "kept.txt").exists()
     fresh.start()
+    assert fresh.status()["mode"] == "multi"
     with fresh.client(key) as client:
         assert client.get("/v1/models").status_code == 200
 
