@@ -103,6 +103,17 @@ async def test_what_nobody_asked_for_ends_the_connection() -> None:
         assert (len(fake.calls), fake.connections) == (2, 2)
 
 
+async def test_what_comes_with_the_end_of_an_answer_is_no_part_of_it() -> None:
+    async def answer(call: Call) -> None:
+        extra = answered(b"evil") if len(fake.calls) == 1 else b""
+        await call.send(answered(b"good") + extra)
+
+    async with upstream_to(answer) as (upstream, fake):
+        for _ in range(2):
+            assert await ask(upstream) == b"good"
+        assert (len(fake.calls), fake.connections) == (2, 2)
+
+
 async def test_an_answer_that_nobody_takes_is_cut_off_at_the_limit() -> None:
     sent = 0
 

@@ -184,6 +184,11 @@ class Connection(asyncio.Protocol):
 
     # -- httptools --------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        if self.complete:
+            # httptools makes one of its errors of it. The answer that was asked for is not touched.
+            raise BrokenError("the backend sent another answer than the one it was asked for")
+
     def on_headers_complete(self) -> None:
         if self._parser is not None:
             self.status = self._parser.get_status_code()
