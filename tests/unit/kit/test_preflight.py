@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from llamakit.cli import main
-from llamakit.preflight.addresses import first_free_for_all, refused_addresses
+from llamakit.preflight.addresses import unprivileged_port_start, refused_addresses
 from llamakit.preflight.checks import INSTALL_BYTES, RESERVE_BYTES, check
 from llamakit.preflight.facts import Disk, Facts, owning_groups
 from llamakit.preflight.gpu import Gpu, Graphics, find_graphics, gfx_name, read_smi
@@ -378,7 +378,7 @@ ELSEWHERE = "192.0.2.1"  # for documentation: no machine has it
     [("supervisord", "both"), ("systemd-user", "the port"), ("systemd-system", "nothing")],
 )
 def test_what_the_proxy_may_not_listen_on(manager: str, told: str, tmp_path: Path) -> None:
-    port = first_free_for_all() - 1
+    port = unprivileged_port_start() - 1
     if port < 1:
         pytest.skip("every port is free for all here")
     services = {"proxy": (ELSEWHERE, port)}

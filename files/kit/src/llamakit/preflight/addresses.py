@@ -10,7 +10,7 @@ from typing import Any
 from llamakit.config.problems import Problem
 from llamakit.preflight.wants import Address, Wants
 
-FIRST_FREE_FOR_ALL = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+UNPRIVILEGED_PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def wanted_addresses(wants: Wants, plan: dict[str, Any] | None) -> dict[str, Address]:
@@ -27,7 +27,7 @@ def refused_addresses(wants: Wants, plan: dict[str, Any] | None) -> Iterator[Pro
     For the proxy systemd listens where there is one: the system's is root, and may take any port,
     and its sockets may have an address that the machine gets later.
     """
-    first = first_free_for_all()
+    first = unprivileged_port_start()
     for name, (host, port) in wanted_addresses(wants, plan).items():
         by_systemd = name == "proxy" and wants.manager.startswith("systemd")
         if port < first and not (by_systemd and wants.manager == "systemd-system"):
@@ -46,10 +46,10 @@ def refused_addresses(wants: Wants, plan: dict[str, Any] | None) -> Iterator[Pro
             )
 
 
-def first_free_for_all() -> int:
+def unprivileged_port_start() -> int:
     """The first port that needs no root."""
     try:
-        return int(FIRST_FREE_FOR_ALL.read_text())
+        return int(UNPRIVILEGED_PORT_START.read_text())
     except (OSError, ValueError):
         return 1024
 
