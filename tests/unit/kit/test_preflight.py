@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from llamakit.cli import main
-from llamakit.preflight.addresses import unprivileged_port_start, refused_addresses
+from llamakit.preflight.addresses import refused_addresses, unprivileged_port_start
 from llamakit.preflight.checks import INSTALL_BYTES, RESERVE_BYTES, check
 from llamakit.preflight.facts import Disk, Facts, owning_groups
 from llamakit.preflight.gpu import Gpu, Graphics, find_graphics, gfx_name, read_smi
