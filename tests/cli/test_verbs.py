@@ -86,7 +86,7 @@ def test_wrong_arguments_are_refused_in_a_few_lines(
     assert 1 <= len(run.err.splitlines()) <= 12, run.screen
     assert "Traceback" not in run.screen
     assert not run.out, run.out
-    assert not re.search(r"usage: (?!\./console\.sh )", run.err), run.err
+    assert not re.search(r"(?m)^usage: (?!\./console\.sh )", run.err), run.err
 
 
 def test_restart_and_logs_of_what_is_not_there(three: Checkout) -> None:
@@ -198,7 +198,7 @@ def test_logs(three: Checkout) -> None:
 def test_models_are_numbered(three: Checkout) -> None:
     table = three.console("models")
     assert table.code == 0
-    rows = re.findall(r"^ +(\d+)  (\S+) .* (\d) .* present$", table.out, re.MULTILINE)
+    rows = re.findall(r"^ +(\d+)[* ] (\S+) +\S+ +(\d) .* present$", table.out, re.MULTILINE)
     assert rows == [("1", "script", "1"), ("2", "embed", "1"), ("3", "shard", "3")]
 
 
