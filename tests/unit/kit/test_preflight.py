@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import grp
-import json
 import os
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from llamakit.cli import main
-from llamakit.preflight.addresses import refused_addresses, unprivileged_port_start
 from llamakit.preflight.checks import INSTALL_BYTES, RESERVE_BYTES, check
 from llamakit.preflight.facts import Disk, Facts, owning_groups
 from llamakit.preflight.gpu import Gpu, Graphics, find_graphics, gfx_name, read_smi
-from llamakit.preflight.listeners import find_listener
-from llamakit.preflight.ports import busy_ports, cluster_ports
 from llamakit.preflight.wants import Wants
 
 GB = 1_000_000_000
@@ -308,147 +298,3 @@ def test_a_card_without_a_driver_is_seen(tmp_path: Path, monkeypatch: pytest.Mon
     assert "mismatch" in (graphics.nvidia_error or "")
     smi.write_text("#!/bin/sh\necho 'NVIDIA H200, 9.0, 143771'\n")
     assert find_graphics(tmp_path).detect() == "cuda"
-
-
-@pytest.fixture
-def listener() -> Iterator[int]:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        yield taken.getsockname()[1]
-
-
-def test_a_busy_port_is_told_with_its_program(listener: int, tmp_path: Path) -> None:
-    wants = Wants("host", tmp_path, tmp_path, tmp_path, {"proxy": ("127.0.0.1", listener)})
-    (problem,) = busy_ports(wants, None)
-    assert str(find_listener(listener)) in problem.found
-    assert "auth_proxy_port in group_vars" in problem.remedy
-    (problem,) = busy_ports(dataclasses.replace(wants, place="local"), None)
-    assert "config/local.env" in problem.remedy
-    (problem,) = busy_ports(
-        dataclasses.replace(wants, services={"proxy": (ANYWHERE, listener)}), None
-    )
-    assert ANYWHERE in problem.where
-
-
-def test_two_services_may_not_have_one_port(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    services = {"proxy": ("127.0.0.1", port), "postgres": ("127.0.0.1", port)}
-    (problem,) = busy_ports(Wants("host", tmp_path, tmp_path, tmp_path, services), None)
-    assert "the port of proxy, too" in problem.found
-
-
-def test_the_port_of_our_own_cluster(tmp_path: Path) -> None:
-    for name, port in (("15/main", 5432), ("15/llamakit", 5433)):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "postgresql.conf").write_text(f"#port = 1\nport = {port}\t# note\n")
-    assert cluster_ports(tmp_path) == {5433}
-
-
-def test_the_command_tells_config_and_machine_at_once(
-    listener: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    models = tmp_path / "models.yaml"
-    source = {"path": "a.gguf"}
-    models.write_text(yaml.safe_dump({"models": [{"id": "a", "port": 9000, "source": source}]}))
-    arguments = ["preflight", "--models", str(models), "--routes", str(tmp_path / "none")]
-    arguments += ["--models-dir", str(tmp_path), "--state-dir", str(tmp_path)]
-    proxy = f"--service=proxy=127.0.0.1:{listener}"
-    assert main([*arguments, proxy, "--reserved-ports", "9000", "--place", "local"]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "port 9000, which llamakit uses for another service" in told.err
-    assert f"port {listener} on 127.0.0.1, for proxy" in told.err
-    before = sorted(tmp_path.rglob("*"))
-    assert main([*arguments, "--allow-smoke", "--smoke-dir", str(tmp_path / "smoke")]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert set(answer) == {"plan", "host", "warnings"}
-    assert answer["plan"]["selected"] == "llamakit-smoke"
-    assert sorted(tmp_path.rglob("*")) == before, "nothing was changed"
-    assert {"kind", "accelerator", "cmake_flags", "devices", "memory_bytes"} < set(answer["host"])
-
-
-ELSEWHERE = "192.0.2.1"  # for documentation: no machine has it
-
-
-@pytest.mark.parametrize(
-    ("manager", "told"),
-    [("supervisord", "both"), ("systemd-user", "the port"), ("systemd-system", "nothing")],
-)
-def test_what_the_proxy_may_not_listen_on(manager: str, told: str, tmp_path: Path) -> None:
-    port = unprivileged_port_start() - 1
-    if port < 1:
-        pytest.skip("every port is free for all here")
-    services = {"proxy": (ELSEWHERE, port)}
-    wants = Wants("local", tmp_path, tmp_path, tmp_path, services, manager=manager)
-    problems = [str(problem) for problem in refused_addresses(wants, None)]
-    if told != "nothing":
-        assert f"port {port} on {ELSEWHERE}, for proxy" in problems[0]
-        assert f"a port from {port + 1} on" in problems[0]
-        assert "LLAMA_PROXY_PORT= in config/local.env" in problems[0]
-    if told == "both":
-        assert f"the address {ELSEWHERE}, for proxy" in problems[1]
-        assert "correct LLAMA_PROXY_HOST= in config/local.env" in problems[1]
-    assert len(problems) == {"both": 2, "the port": 1, "nothing": 0}[told]
-
-
-def test_a_models_address_is_checked_whoever_runs_it(tmp_path: Path) -> None:
-    plan = {"models": [model("a", port=1, server={"host": ELSEWHERE})]}
-    wants = Wants("host", tmp_path, tmp_path, tmp_path, manager="systemd-system")
-    problems = list(refused_addresses(wants, plan))
-    assert "correct llama_server_host in group_vars" in problems[-1].remedy
-    plan = {"models": [model("a", port=65000, server={"host": ANYWHERE})]}
-    assert not list(refused_addresses(wants, plan))
-
-
-def test_the_key_of_a_backend_elsewhere_has_to_be_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "models.yaml").write_text("models: [{id: a, source: {path: a.gguf}}]\n")
-    backend = {"url": "http://192.0.2.1:8010", "api_key_secret": "far_key"}
-    ours = {"url": "http://192.0.2.2:8010", "api_key_secret": "llama_api_key"}
-    open_to_all = {"url": "http://192.0.2.3:8010"}
-    routes = {"models": [{"id": "far", "backends": [backend, ours, open_to_all]}]}
-    (tmp_path / "routes.yaml").write_text(yaml.safe_dump(routes))
-    arguments = ["preflight", "--models", str(tmp_path / "models.yaml"), "--allow-smoke"]
-    arguments += ["--routes", str(tmp_path / "routes.yaml"), "--models-dir", str(tmp_path)]
-    arguments += ["--state-dir", str(tmp_path), "--secrets-dir", str(tmp_path / "secrets")]
-    arguments += ["--smoke-dir", str(tmp_path / "smoke")]
-    key = tmp_path / "secrets" / "far_key"
-    assert main(arguments) == 2
-    told = capsys.readouterr().err
-    assert "1 problem:" in told
-    assert "config/proxy_routes.yaml: far, api_key_secret 'far_key'" in told
-    assert f"no key in {key}" in told
-    key.parent.mkdir()
-    key.touch()
-    assert main(arguments) == 2, "an empty file is no key"
-    key.write_text("a key\n")
-    assert main(arguments) == 0
-
-
-def test_a_process_below_one_of_ours_is_ours(listener: int) -> None:
-    found_listener = find_listener(listener)
-    assert found_listener.descends_from({os.getpid()})
-    assert found_listener.descends_from({os.getppid()})
-    assert not found_listener.descends_from({2**22 + 1})
-    assert not find_listener(1).descends_from({os.getpid()})
-
-
-def test_another_process_that_listens_is_named(tmp_path: Path) -> None:
-    program = (
-        "import socket, sys\n"
-        "s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()\n"
-        "print(s.getsockname()[1], flush=True); sys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        port = int(process.stdout.readline())
-        found_listener = find_listener(port)
-        assert found_listener.pid == process.pid
-        process.communicate("")
-    assert not find_listener(port).exists
