@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import time
 
 
@@ -19,3 +20,14 @@ def log_line(created: float, level: str, logger: str, message: str, **more: obje
     """A record as JSON; control characters are escaped by that. ``created`` is since the epoch."""
     line = {"time": stamp(created), "level": level, "logger": logger, "message": message, **more}
     return json.dumps(line, separators=(",", ":"))
+
+
+def write_line(line: bytes) -> None:
+    """Write a line, its end included, to stderr at once: lines of several processes don't mix.
+
+    Nobody reads the log any more (a closed pipe, a full disk)? Requests go on.
+    """
+    try:
+        os.write(2, line)
+    except OSError:
+        return

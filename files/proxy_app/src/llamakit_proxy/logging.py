@@ -1,12 +1,11 @@
 """Logs: one JSON object per line on stderr. Never a prompt, an answer or a key."""
 
 import logging
-import os
 import sys
 
 from . import wire
 from .exchange import Exchange
-from .log_line import log_line, stamp
+from .log_line import log_line, stamp, write_line
 
 LOGGER = logging.getLogger("llamakit_proxy")
 
@@ -76,9 +75,5 @@ def milliseconds(seconds: float | None) -> float | None:
 
 
 def write_request(exchange: Exchange, seconds: float) -> None:
-    """Log a finished request. One write for a whole line: lines of several processes don't mix."""
-    try:
-        os.write(2, request_line(exchange, seconds))
-    except OSError:
-        # Nobody reads the log any more (a closed pipe, a full disk); requests go on.
-        return
+    """Log a finished request."""
+    write_line(request_line(exchange, seconds))

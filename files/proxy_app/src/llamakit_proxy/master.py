@@ -13,8 +13,6 @@ It imports little and serves nothing, so that there is next to nothing in it tha
 The listening socket, and the time a worker may take to be ready, stay those of the first start.
 """
 
-import contextlib
-import os
 import selectors
 import signal
 import socket
@@ -22,7 +20,7 @@ import time
 from types import FrameType
 
 from .listener import listen
-from .log_line import log_line
+from .log_line import log_line, write_line
 from .settings import Settings
 from .worker_process import CLOSE_SECONDS, Worker
 
@@ -235,6 +233,4 @@ def _nothing(_: int, __: FrameType | None) -> None:
 
 
 def _say(level: str, message: str) -> None:
-    """Nobody reads the log any more (a closed pipe, a full disk)? Requests go on."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"{log_line(time.time(), level, __name__, message)}\n".encode())
+    write_line(f"{log_line(time.time(), level, __name__, message)}\n".encode())
