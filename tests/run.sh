@@ -25,7 +25,7 @@ pip_install() {
 # Everything that is locked for the programs under test, and the tools that test them.
 prepare_environment() {
   local lock
-  lock=$(sha256sum requirements/test.txt | cut -c1-16)
+  lock=$({ cat requirements/test.txt && "$CONTROLLER/bin/python" -VV; } | sha256sum | cut -c1-16)
   [[ $(cat "$ENVIRONMENT/.complete" 2>/dev/null) != "$lock" ]] || return 0
   say '==> Install the test tools, into runtime/test'
   "$CONTROLLER/bin/python" -m venv --clear "$ENVIRONMENT"

@@ -84,7 +84,7 @@ class KeyStore:
         """
         presented = keys.from_authorization(authorization)
         if presented is None:
-            raise RefusedKeyError(_WRONG if authorization else _MISSING)
+            raise RefusedKeyError(_MISSING if authorization is None else _WRONG)
         public_id = presented.public_id
         answered = self._cache.is_sure(public_id) or await self._feed.ask(public_id)
         key = self._cache.get(public_id)

@@ -178,13 +178,13 @@ class Exchange:
         self.phase_since = time.time()
 
     def header(self, name: bytes) -> bytes | None:
-        """A request header's value; None when it is missing, or there several times, because
-        then nobody knows which one counts."""
+        """A request header's value; None when it is missing. It is empty when the header is there
+        several times, because then nobody knows which one counts."""
         found = None
         for key, value in self.scope["headers"]:
             if key == name:
                 if found is not None:
-                    return None
+                    return b""
                 found = value
         return found
 

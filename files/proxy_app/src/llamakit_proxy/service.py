@@ -126,12 +126,19 @@ class Service:
     async def _follow_routes(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            before = self.route_file.error
-            if self.route_file.poll():
-                self.backends.apply(self.route_file.table)
-                LOGGER.info("new routes are in force: %d models", len(self.table.routes))
-            elif self.route_file.error is not None and self.route_file.error != before:
-                LOGGER.error("the old routes stay in force: %s", self.route_file.error)
+            try:
+                self._look_at_routes()
+            except Exception:
+                # A mistake of ours must not last until the next start: routes could not be changed.
+                LOGGER.exception("following the routes failed, and goes on")
+
+    def _look_at_routes(self) -> None:
+        before = self.route_file.error
+        if self.route_file.poll():
+            self.backends.apply(self.route_file.table)
+            LOGGER.info("new routes are in force: %d models", len(self.table.routes))
+        elif self.route_file.error is not None and self.route_file.error != before:
+            LOGGER.error("the old routes stay in force: %s", self.route_file.error)
 
     def _gauges(self) -> Iterator[Reading]:
         """What is looked up for each scrape, a paragraph for each part: here new ones go. Each
