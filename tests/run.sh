@@ -10,8 +10,8 @@ RUNTIME=$ROOT/runtime
 CONTROLLER=$RUNTIME/controller
 ENVIRONMENT=$RUNTIME/test
 CACHE=$RUNTIME/cache
-MOLECULE_LOG=$RUNTIME/molecule.log
-MOLECULE=
+BESIDE_LOG=$RUNTIME/beside.log
+BESIDE=
 NEEDS_ROOT='it makes containers with a systemd in them, as root alone can.'
 FAILED=()
 
@@ -99,31 +99,56 @@ run_molecule() {
   return "$status"
 }
 
-# It waits for its hosts more than it computes, so the other layers run meanwhile.
-start_molecule() {
-  say "==> molecule test -s default, beside the rest; its output goes to $MOLECULE_LOG"
-  run_molecule >"$MOLECULE_LOG" 2>&1 </dev/null &
-  MOLECULE=$!
+# run_pytest LAYER...: a cache for each, because two of them may run side by side.
+run_pytest() {
+  local processes=()
+  # Tests without servers share nothing. Those with servers fill the cores as they are.
+  [[ $* != unit ]] || processes=(--numprocesses logical)
+  say "==> pytest ${*/#/tests/}"
+  pytest -o "cache_dir=$CACHE/pytest-$1" "${processes[@]}" "${@/#/tests/}"
 }
 
-finish_molecule() {
-  [[ $MOLECULE ]] || return 0
-  say '==> molecule test -s default: waiting for its end'
-  local status=0
-  wait "$MOLECULE" || status=$?
-  MOLECULE=
-  ((status == 0)) || cat "$MOLECULE_LOG"
-  grep -A20 'SCENARIO RECAP' "$MOLECULE_LOG" || true
+# What deploys waits for pip, services and hosts more than it computes: it runs beside the rest.
+run_deployments() {
+  local status=0 stopped=''
+  trap 'stopped=yes' TERM
+  if [[ $1 ]]; then
+    say '==> molecule test -s default'
+    run_molecule || status=$?
+  fi
+  [[ $stopped ]] || run_pytest cli || status=$?
   return "$status"
 }
 
-# Whoever ends the tests ends the scenario, too, and its hosts.
+start_deployments() {
+  say "==> ${1:+molecule test -s default, then }pytest tests/cli, beside the rest; their output goes to $BESIDE_LOG"
+  run_deployments "$1" >"$BESIDE_LOG" 2>&1 </dev/null &
+  BESIDE=$!
+}
+
+finish_deployments() {
+  [[ $BESIDE ]] || return 0
+  say '==> waiting for what runs beside'
+  local status=0
+  wait "$BESIDE" || status=$?
+  BESIDE=
+  if ((status)); then cat "$BESIDE_LOG"
+  else
+    grep -A20 'SCENARIO RECAP' "$BESIDE_LOG" || true
+    sed -n '/^==> pytest/,$p' "$BESIDE_LOG"
+  fi
+  return "$status"
+}
+
+# Whoever ends the tests ends what runs beside, too: its hosts, accounts and services.
 # shellcheck disable=SC2329  # the trap in main calls it
-stop_molecule() {
-  [[ $MOLECULE ]] || return 0
-  pkill -TERM -P "$MOLECULE" || true
-  wait "$MOLECULE" || true
-  MOLECULE=
+stop_deployments() {
+  [[ $BESIDE ]] || return 0
+  kill -TERM "$BESIDE" || true
+  pkill -TERM -P "$BESIDE" || true
+  wait "$BESIDE" || true
+  PYTHONPATH=tests python -m support.leftovers || true
+  BESIDE=
 }
 
 # check NAME COMMAND...: what it finds is shown at once, and counts at the end.
@@ -143,11 +168,11 @@ lint() {
 }
 
 main() {
-  local layers=() molecule='' processes=() status=0
+  local layers=() hosts='' status=0
   case ${1:-all} in
-    all) layers=(unit proxy cli e2e); molecule=beside ;;
+    all) layers=(unit proxy e2e) ;;
     unit | proxy | cli | e2e) layers=("$1") ;;
-    molecule) molecule=alone ;;
+    molecule) ;;
     setup) ;;
     *) fail "expected unit, proxy, cli, e2e, molecule, all or setup; found $1" 2 ;;
   esac
@@ -165,23 +190,19 @@ main() {
     say 'Everything that the tests need is here. To use the tools by hand: . runtime/test/bin/activate'
     exit 0
   fi
-  case $molecule in
-    beside)
-      trap stop_molecule EXIT
+  case ${1:-all} in
+    all)
+      trap stop_deployments EXIT
       if ((EUID != 0)); then say "The layer molecule is left out: $NEEDS_ROOT"
-      elif prepare_containers; then start_molecule
+      elif prepare_containers; then hosts=yes
       else FAILED+=(molecule); fi
+      start_deployments "$hosts"
       ;;
-    alone) { may_use_containers && run_molecule; } || FAILED+=(molecule) ;;
+    molecule) { may_use_containers && run_molecule; } || FAILED+=(molecule) ;;
   esac
   [[ ${layers[*]} != *unit* ]] || lint
-  # Tests without servers share nothing. Those with servers fill the cores as they are.
-  [[ ${layers[*]} != unit ]] || processes=(--numprocesses logical)
-  if ((${#layers[@]})); then
-    say "==> pytest ${layers[*]/#/tests/}"
-    pytest -o "cache_dir=$CACHE/pytest" "${processes[@]}" "${layers[@]/#/tests/}" || status=$?
-  fi
-  finish_molecule || FAILED+=(molecule)
+  ((${#layers[@]} == 0)) || run_pytest "${layers[@]}" || status=$?
+  finish_deployments || FAILED+=("${hosts:+molecule or }cli")
   ((${#FAILED[@]} == 0)) || fail "these checks failed, see above: ${FAILED[*]}"
   exit "$status"
 }

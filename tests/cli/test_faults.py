@@ -77,17 +77,17 @@ def test_a_half_copied_model_is_nothing_to_the_others(undisturbed: Checkout) -> 
     assert "half" not in undisturbed.pids(), run.screen
 
 
-def test_a_remembered_model_that_is_gone(three: Checkout) -> None:
+def test_a_remembered_model_that_is_gone(with_models: Checkout) -> None:
     """The choice falls back to what is there, and says so."""
-    models = three.path / "models"
+    models = with_models.path / "models"
     short = models / "short-lived.gguf"
     short.write_bytes((models / "script.gguf").read_bytes())
-    three.start("single", "--model", "short-lived")
-    assert "llama-short-lived" in three.pids()
+    with_models.start("single", "--model", "short-lived")
+    assert "llama-short-lived" in with_models.pids()
     short.unlink()
-    again = three.start()
+    again = with_models.start()
     assert "short-lived" in again.screen
-    assert "llama-script" in three.pids()
+    assert "llama-script" in with_models.pids()
 
 
 def test_an_unknown_model(undisturbed: Checkout) -> None:

@@ -175,37 +175,6 @@ def test_the_proxy_alone_stops_and_starts(three: Checkout) -> None:
     assert three.all_up()
 
 
-def test_use_and_single_mode(three: Checkout) -> None:
-    run = three.start("single", "--model", "shard")
-    status = three.status()
-    assert (status["mode"], status["model"]) == ("single", "shard"), run.screen
-    assert set(three.pids()) == {"postgres", "llama-shard", "proxy"}
-    proxy = three.pids()["proxy"]
-    used = three.console("use", "embed")
-    assert used.code == 0, used.screen
-    assert three.status()["model"] == "embed"
-    assert set(three.pids()) == {"postgres", "llama-embed", "proxy"}
-    assert three.pids()["proxy"] == proxy, "the proxy takes up new routes while it runs"
-    assert three.console("restart").code == 0
-    assert three.status()["model"] == "embed"
-    assert three.console("stop").code == 0
-    three.start()
-    assert three.status()["model"] == "embed", "start remembers"
-
-
-def test_a_number_and_an_alias_choose_a_model(three: Checkout) -> None:
-    three.start("single", "--model", "script.gguf")
-    assert three.status()["model"] == "script"
-    assert three.console("use", "2").code == 0
-    assert three.status()["model"] == "embed"
-
-
-def test_use_asks_on_a_terminal_alone(three: Checkout) -> None:
-    run = three.console("use")
-    assert run.code == 2
-    assert "./console.sh models" in run.err
-
-
 def test_stop_ends_every_process(three: Checkout) -> None:
     began = time.monotonic()
     run = three.console("stop")
@@ -214,3 +183,28 @@ def test_stop_ends_every_process(three: Checkout) -> None:
     assert time.monotonic() - began < 60
     again = three.console("stop")
     assert again.code == 0, "stopping what is stopped is no error"
+
+
+def test_single_mode_and_use(with_models: Checkout) -> None:
+    """An alias and a number choose a model as well as its id does."""
+    run = with_models.start("single", "--model", "script.gguf")
+    status = with_models.status()
+    assert (status["mode"], status["model"]) == ("single", "script"), run.screen
+    assert set(with_models.pids()) == {"postgres", "llama-script", "proxy"}
+    proxy = with_models.pids()["proxy"]
+    used = with_models.console("use", "2")
+    assert used.code == 0, used.screen
+    assert with_models.status()["model"] == "embed"
+    assert set(with_models.pids()) == {"postgres", "llama-embed", "proxy"}
+    assert with_models.pids()["proxy"] == proxy, "the proxy takes up new routes while it runs"
+    assert with_models.console("restart").code == 0
+    assert with_models.status()["model"] == "embed"
+    assert with_models.console("stop").code == 0
+    with_models.start()
+    assert with_models.status()["model"] == "embed", "start remembers"
+
+
+def test_use_asks_on_a_terminal_alone(with_models: Checkout) -> None:
+    run = with_models.console("use")
+    assert run.code == 2
+    assert "./console.sh models" in run.err
