@@ -12,6 +12,8 @@ ENVIRONMENT=$RUNTIME/test
 CACHE=$RUNTIME/cache
 BESIDE_LOG=$RUNTIME/beside.log
 BESIDE=
+# The half of the layer cli that shares no checkout with the other.
+FIRST_STARTS=tests/cli/test_start.py
 NEEDS_ROOT='it makes containers with a systemd in them, as root alone can.'
 FAILED=()
 
@@ -99,13 +101,12 @@ run_molecule() {
   return "$status"
 }
 
-# run_pytest LAYER...: a cache for each, because two of them may run side by side.
+# run_pytest NAME ARGUMENT...: a cache for each, because two of them may run side by side.
 run_pytest() {
-  local processes=()
-  # Tests without servers share nothing. Those with servers fill the cores as they are.
-  [[ $* != unit ]] || processes=(--numprocesses logical)
-  say "==> pytest ${*/#/tests/}"
-  pytest -o "cache_dir=$CACHE/pytest-$1" "${processes[@]}" "${@/#/tests/}"
+  local name=$1
+  shift
+  say "==> pytest $*"
+  pytest -o "cache_dir=$CACHE/pytest-$name" "$@"
 }
 
 # What deploys waits for pip, services and hosts more than it computes: it runs beside the rest.
@@ -116,7 +117,7 @@ run_deployments() {
     say '==> molecule test -s default'
     run_molecule || status=$?
   fi
-  [[ $stopped ]] || run_pytest cli || status=$?
+  [[ $stopped ]] || run_pytest cli tests/cli --ignore "$FIRST_STARTS" || status=$?
   return "$status"
 }
 
@@ -168,10 +169,12 @@ lint() {
 }
 
 main() {
-  local layers=() hosts='' status=0
+  local tests=() hosts='' status=0
   case ${1:-all} in
-    all) layers=(unit proxy e2e) ;;
-    unit | proxy | cli | e2e) layers=("$1") ;;
+    all) tests=(tests/unit tests/proxy tests/e2e "$FIRST_STARTS") ;;
+    # Tests without servers share nothing. Those with servers fill the cores as they are.
+    unit) tests=(tests/unit --numprocesses logical) ;;
+    proxy | cli | e2e) tests=("tests/$1") ;;
     molecule) ;;
     setup) ;;
     *) fail "expected unit, proxy, cli, e2e, molecule, all or setup; found $1" 2 ;;
@@ -179,7 +182,7 @@ main() {
   [[ -x $CONTROLLER/bin/python ]] || fail 'the controller is missing. Run: ./console.sh test'
 
   prepare_environment
-  [[ ${layers[*]} == unit ]] || prepare_llama_cpp
+  [[ ${1-} == unit ]] || prepare_llama_cpp
   export PATH=$ENVIRONMENT/bin:$PATH
   export MYPY_CACHE_DIR=$CACHE/mypy RUFF_CACHE_DIR=$CACHE/ruff PYTHONPYCACHEPREFIX=$CACHE/python
   export HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis
@@ -200,8 +203,8 @@ main() {
       ;;
     molecule) { may_use_containers && run_molecule; } || FAILED+=(molecule) ;;
   esac
-  [[ ${layers[*]} != *unit* ]] || lint
-  ((${#layers[@]} == 0)) || run_pytest "${layers[@]}" || status=$?
+  [[ ${tests[*]} != tests/unit* ]] || lint
+  ((${#tests[@]} == 0)) || run_pytest "${1:-all}" "${tests[@]}" || status=$?
   finish_deployments || FAILED+=("${hosts:+molecule or }cli")
   ((${#FAILED[@]} == 0)) || fail "these checks failed, see above: ${FAILED[*]}"
   exit "$status"
