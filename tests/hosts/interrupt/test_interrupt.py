@@ -8,20 +8,25 @@ import re
 import signal
 import subprocess
 import time
+from typing import Any
 
 from support.hosts import Host, command, environment, play
 
 KILLS = 10
 # Into the task, so that most kills hit one at work.
 LATER_SECONDS = 0.7
-SECRETS = {
-    name: f"the-same-on-both-{name}"
-    for name in (
-        "llama_api_key",
-        "postgres_superuser_password",
-        "postgres_admin_password",
-        "postgres_proxy_password",
-    )
+# Units and settings tell them apart by a digest, which a host's own salt goes into.
+SAME: dict[str, Any] = {
+    "llamakit_secrets_salt": "the-same-on-both",
+    "llamakit_secrets_given": {
+        name: f"the-same-on-both-{name}"
+        for name in (
+            "llama_api_key",
+            "postgres_superuser_password",
+            "postgres_admin_password",
+            "postgres_proxy_password",
+        )
+    },
 }
 # Everything that the kit has put there, with its content; what only tells of the past, or is named
 # after a process, is left out.
@@ -37,7 +42,7 @@ STATE = (
 def kill_at(task: int) -> bool:
     """Runs the deployment and kills it in its task of that number; False when it ended before."""
     process = subprocess.Popen(
-        command("site.yml", hosts="killed", llamakit_secrets_given=SECRETS),
+        command("site.yml", hosts="killed", **SAME),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -70,7 +75,7 @@ def state(host: Host) -> set[str]:
 
 def test_it_ends_as_if_it_had_not_been_killed(hosts: list[Host]) -> None:
     killed, spared = sorted(hosts, key=lambda host: host.name)
-    run = play(hosts="spared", llamakit_secrets_given=SECRETS)
+    run = play(hosts="spared", **SAME)
     tasks = len(re.findall(r"^TASK \[", run.output, re.MULTILINE))
     for number in range(1, KILLS + 1):
         point = number * tasks // (KILLS + 1)
@@ -78,8 +83,8 @@ def test_it_ends_as_if_it_had_not_been_killed(hosts: list[Host]) -> None:
             # A host on which most is done takes fewer tasks; the late points are a bare host's.
             play("playbooks/uninstall.yml", hosts="killed", llamakit_purge=True)
             assert kill_at(point), f"kill {number} came too late"
-    play(hosts="killed", llamakit_secrets_given=SECRETS)
-    assert set(play(llamakit_secrets_given=SECRETS).changed.values()) == {0}
+    play(hosts="killed", **SAME)
+    assert set(play(**SAME).changed.values()) == {0}
     assert killed.services() == spared.services()
     assert killed.up()
     assert state(killed) ^ state(spared) == set()
