@@ -26,6 +26,7 @@ class SlowClient:
     def __init__(self) -> None:
         self.congested = False
         self.got = b""
+        self.as_they_came = 0
 
     async def start_stream(self, _last_event: object) -> None:
         self.started = True
@@ -35,6 +36,12 @@ class SlowClient:
             return False
         self.got += data
         return True
+
+    def write_chunk(self, chunk: bytes, size: int) -> bool:
+        length, _, data = chunk.partition(b"\r\n")
+        assert int(length, 16) == size == len(data) - 2
+        self.as_they_came += 1
+        return self.write_at_once(data[:-2])
 
     async def write(self, data: bytes) -> None:
         self.got += data
@@ -134,6 +141,56 @@ async def test_events_go_on_whole_whatever_pieces_they_come_in() -> None:
     expected = [event("first"), whole, torn, whole, torn, separated, whole]
     assert client.got == b"".join(expected).replace("\u2028".encode(), b"\\u2028")
     assert client.generated == len(expected)
+    # Not the first one, the torn one, the two in one chunk, and the one with a separator in it.
+    assert client.as_they_came == 2
     backend.connection.data_received(END)
     await asked
+    relay.close()
+
+
+async def test_what_looks_like_a_chunk_in_the_middle_of_one_is_none() -> None:
+    client, backend = SlowClient(), OneConnection()
+    relay = make_relay(client)
+    asked = await begun(relay, backend, "first")
+    inner = chunk("inner")
+    for data in (framed(event("x") + inner + event("y")), framed(event("x") + inner)):
+        cut = data.index(inner)
+        backend.connection.data_received(data[:cut])
+        backend.connection.data_received(inner)
+        if data[cut + len(inner) :]:
+            backend.connection.data_received(data[cut + len(inner) :])
+        assert client.as_they_came == 0
+    asked.cancel()
+    await asyncio.wait({asked})
+    relay.close()
+
+
+async def test_after_pieces_the_next_chunk_goes_as_it_comes() -> None:
+    client, backend = SlowClient(), OneConnection()
+    relay = make_relay(client)
+    asked = await begun(relay, backend, "first")
+    torn = chunk("torn")
+    backend.connection.data_received(torn[:7])
+    backend.connection.data_received(torn[7:] + chunk("with it"))
+    assert client.as_they_came == 0
+    backend.connection.data_received(chunk("next"))
+    assert client.as_they_came == 1
+    backend.connection.data_received(END)
+    await asked
+    relay.close()
+    assert texts_of(client.got) == ["first", "torn", "with it", "next"]
+
+
+async def test_the_second_half_of_a_length_is_no_length() -> None:
+    client, backend = SlowClient(), OneConnection()
+    relay = make_relay(client)
+    asked = await begun(relay, backend, "first")
+    backend.connection.data_received(chunk("whole"))
+    assert client.as_they_came == 1
+    # Of a chunk of 4,096 bytes more than there are here, which is the digit that comes first.
+    backend.connection.data_received(b"1")
+    backend.connection.data_received(chunk("z" * 500))
+    assert client.as_they_came == 1
+    asked.cancel()
+    await asyncio.wait({asked})
     relay.close()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamakit_proxy import sse
+from llamakit_proxy import chunked, sse
 
 PAYLOADS = st.lists(
     st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1).map(str.encode),
@@ -69,7 +69,7 @@ EVENT = b'data: {"text": "it \\n \xe2\x82\xac"}\n\n'
 
 
 def test_an_event_that_goes_as_it_is() -> None:
-    assert sse.is_event(EVENT)
+    assert sse.framed_size(chunked.chunk(EVENT)) == len(EVENT)
 
 
 @given(
@@ -81,7 +81,25 @@ def test_what_goes_as_it_is_would_be_written_like_that(
     middle: bytes, before: bytes, after: bytes
 ) -> None:
     data = before + middle + after
-    if sse.is_event(data):
+    size = sse.framed_size(chunked.chunk(data))
+    if size:
+        assert size == len(data)
         payload = data[6:-2]
         assert sse.Splitter().feed(data) == [payload]
         assert sse.event(payload) == data
+
+
+WHOLE = chunked.chunk(EVENT)
+
+
+@pytest.mark.parametrize(
+    "framed",
+    [
+        WHOLE[:-1], WHOLE[:-2], WHOLE[1:], b"0" + WHOLE, b"+" + WHOLE, WHOLE.upper(),
+        WHOLE.replace(b"\r\n", b";x=y\r\n", 1), WHOLE.replace(b"\r\n", b"\n", 1), WHOLE + WHOLE,
+        WHOLE + b"0\r\n\r\n", b"0\r\n\r\n", b"\r\n", b"\n", b"", EVENT,
+    ],
+)  # fmt: skip
+def test_what_is_not_exactly_such_a_chunk(framed: bytes) -> None:
+    """More, less, or a length that not everybody reads alike."""
+    assert sse.framed_size(framed) == 0

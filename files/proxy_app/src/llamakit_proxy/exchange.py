@@ -67,6 +67,9 @@ class ClientConnection(Protocol):
         """Send more of a stream that has begun. False when that can't be done at once: nothing was
         then."""
 
+    def write_chunk(self, chunk: bytes) -> bool:
+        """The same for data that is framed as HTTP's chunk already."""
+
     def answer(self, headers: list[Header], body: bytes) -> bool:
         """Send the whole answer, a 200, in one go. False when that can't be done: nothing was
         then."""
@@ -266,6 +269,13 @@ class Exchange:
         if not self.connection.write(data):
             return False
         self.response_bytes += len(data)
+        return True
+
+    def write_chunk(self, chunk: bytes, size: int) -> bool:
+        """The same for data of that size which is framed as HTTP's chunk already."""
+        if not self.connection.write_chunk(chunk):
+            return False
+        self.response_bytes += size
         return True
 
     async def end_stream(self, data: bytes) -> None:

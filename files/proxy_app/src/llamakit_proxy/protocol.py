@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
+from . import chunked
 from .errors import ApiError
 from .exchange import ABORT, CONNECTION, Header
 from .upgrade import RequestParser, head_without_wish
@@ -253,15 +254,16 @@ class Client:
     def write(self, data: bytes) -> bool:
         """Send more of a stream that has begun. False when that can't be done at once: nothing was
         then."""
+        return self.write_chunk(chunked.chunk(data) if data else b"")
+
+    def write_chunk(self, chunk: bytes) -> bool:
+        """The same for data that is framed as HTTP's chunk already."""
         cycle = self._cycle
         if cycle.flow.write_paused or cycle.disconnected or cycle.response_complete:
             return False
         if not cycle.chunked_encoding:
             return False
-        if not data:
-            # A chunk of no bytes would be the last one.
-            return True
-        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        cycle.transport.write(chunk)
         return True
 
     def answer(self, headers: list[Header], body: bytes) -> bool:

@@ -146,12 +146,14 @@ class Relay:
                 self.committed = True
                 await self._write(out)
                 self._progress.start()
+                if self._writer.verbatim:
+                    connection.on_chunk = self._pass_chunk
             elif self._heart_beats:
                 # From here on the status is 200, and an error can only be an event.
                 await self._write(sse.KEEP_ALIVE)
             if error is not None:
                 raise error
-        connection.on_data = None
+        connection.on_data = connection.on_chunk = None
         chunks.check_end()
         self._rest = self._writer.closing()
 
@@ -163,23 +165,28 @@ class Relay:
             return held
         return self._translate(self._split(connection.take()))
 
+    def _pass_chunk(self, data: bytes) -> bool:
+        """Give the client what has come as it is, framing and all, if it is one chunk with one
+        ordinary event: nearly all that comes."""
+        exchange = self._exchange
+        if self._splitter.rest or not self._chunks.is_ordinary(data):
+            return False
+        size = sse.framed_size(data)
+        if not size or not exchange.write_chunk(data, size):
+            return False
+        exchange.generated += 1
+        self._heart_beats = False
+        self._progress.touched_at = self._silence.touched_at = self._loop.time()
+        return True
+
     def _pass_on(self) -> bool:
         """Give the client what has come, if that is all there is to do: waking the task, down to
         where it waits, costs as much as everything else about a chunk."""
         connection, exchange = self._connection, self._exchange
         if connection is None or not exchange.started:
             return False
-        data = connection.take()
-        if not self._splitter.rest and self._writer.passes(data) and exchange.write_at_once(data):
-            if self._begun is not _nothing:
-                self._note_first()
-            exchange.generated += 1
-            self.committed = True
-            self._heart_beats = False
-            self._progress.touched_at = self._silence.touched_at = self._loop.time()
-            return True
         try:
-            out, error = self._translate(self._split(data))
+            out, error = self._translate(self._split(connection.take()))
         except sse.EventTooLargeError:
             out, error = b"", unreadable()
         if error is None and not self._chunks.done and exchange.write_at_once(out):

@@ -71,17 +71,20 @@ def event(payload: bytes) -> bytes:
     return b"data: %b\n\n" % payload
 
 
-def is_event(data: bytes) -> bool:
-    """Whether this is one event as ``event`` writes it, no less and no more. False also for some
-    that are."""
+def framed_size(chunk: bytes) -> int:
+    """The size of one event, as ``event`` writes it, in one chunk of HTTP's, as ``chunked`` writes
+    it: no less and no more. 0 for anything else, and for some that are such a chunk."""
+    begin = chunk.find(b"\n") + 1
+    size = len(chunk) - begin - 2
     # Not ``in``, which first takes what it looks for for a number: an exception each time.
-    return (
-        data.find(b"\n") == len(data) - 2
-        and data.startswith(b"data: ")
-        and data.endswith(b"\n\n")
-        and data.find(b"\r") < 0
-        and (data.isascii() or (data.find(b"\xe2\x80") < 0 and data.find(b"\xc2\x85") < 0))
+    framed = (
+        chunk.startswith(b"%x\r\ndata: " % size)
+        and chunk.endswith(b"\n\n\r\n")
+        and chunk.find(b"\n", begin) == begin + size - 2
+        and chunk.find(b"\r", begin) == begin + size
+        and (chunk.isascii() or (chunk.find(b"\xe2\x80") < 0 and chunk.find(b"\xc2\x85") < 0))
     )
+    return size if framed else 0
 
 
 def named_event(name: str, payload: bytes) -> bytes:

@@ -50,6 +50,10 @@ class Connection(asyncio.Protocol):
         self.on_data: Callable[[], bool] | None = None
         """Called when something has come for one who waits, and more will; True when that is dealt
         with, and who waits need not be woken."""
+        self.on_chunk: Callable[[bytes], bool] | None = None
+        """Called before that with what has come where a chunk of HTTP's begins; True when it was
+        one whole chunk, and is dealt with. Taking it apart would cost as much as passing it on."""
+        self._between_chunks = False
         self._parser: httptools.HttpResponseParser | None = None
         self._keep_alive = False
         self.touched = False
@@ -68,7 +72,8 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self._limit = limit
         self._on_overflow = on_overflow
-        self.on_data = None
+        self.on_data = self.on_chunk = None
+        self._between_chunks = False
         self.touched = self.complete = self._keep_alive = False
         self.status = 0
         if self._transport is not None:
@@ -138,7 +143,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """At once: the backend sees its reader go and stops what it generates."""
         self._error = self._error or "closed"
-        self._on_overflow = self.on_data = None
+        self._on_overflow = self.on_data = self.on_chunk = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -152,12 +157,21 @@ class Connection(asyncio.Protocol):
         if self._parser is None or self.complete:
             self._fail("the backend sent something nobody asked for")
             return
+        waiter = self._waiter
+        if waiter is not None and waiter.done():
+            waiter = None
+        pass_on = self.on_chunk
+        if pass_on is not None and waiter is not None and self._between_chunks and pass_on(data):
+            return
         self.touched = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail("the backend's answer is not HTTP")
             return
+        if not data.endswith(b"\n"):
+            # The parser does not tell that the next chunk's length has begun.
+            self._between_chunks = False
         self._buffered += len(data)
         if self._buffered > self._limit:
             overflow, self._on_overflow = self._on_overflow, None
@@ -165,10 +179,7 @@ class Connection(asyncio.Protocol):
             if overflow is not None:
                 overflow()
             return
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            return
-        if self.complete or self.on_data is None or not self.on_data():
+        if waiter is not None and (self.complete or self.on_data is None or not self.on_data()):
             waiter.set_result(None)
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -192,6 +203,12 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self._parser is not None:
             self.status = self._parser.get_status_code()
+
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = True
 
     def on_message_complete(self) -> None:
         # A message without a length ends with the connection; httptools then never calls this.

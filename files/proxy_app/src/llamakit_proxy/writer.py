@@ -12,14 +12,12 @@ class Writer(Protocol):
 
     end: bytes
     """What a stream that came to its proper end has after its last event."""
+    verbatim: bool
+    """Whether the client gets the backend's ordinary chunks as they are."""
 
     def read(self, payload: bytes) -> bytes:
         """What a stream's client gets for one payload of the backend; b"" when that is nothing.
         Raises ApiError as ``Chunks.read`` does."""
-
-    def passes(self, data: bytes) -> bool:
-        """Whether these bytes of the backend's stream are one whole event, which the client gets
-        as it is. False also for some that are."""
 
     def closing(self) -> bytes:
         """The last events of a stream whose chunks came to their proper end."""
@@ -35,6 +33,7 @@ class ChunkWriter:
     """Chat and completions: the client reads chunks, as the backend writes them."""
 
     end = sse.DONE
+    verbatim = True
 
     def __init__(self, chunks: Chunks) -> None:
         self._chunks = chunks
@@ -44,10 +43,6 @@ class ChunkWriter:
         if self._chunks.is_ordinary(payload):
             return sse.event(payload)
         return b"".join(map(sse.event, self._chunks.read(payload)))
-
-    def passes(self, data: bytes) -> bool:
-        """Nearly all that a model says are such events."""
-        return self._chunks.is_ordinary(data) and sse.is_event(data)
 
     def closing(self) -> bytes:
         """The last chunks."""

@@ -17,6 +17,7 @@ class EventWriter:
     """
 
     end = b""
+    verbatim = False
 
     def __init__(self, answer: Answer, chunks: Chunks) -> None:
         self._answer = answer
@@ -29,10 +30,6 @@ class EventWriter:
         """The events for one payload of the backend."""
         chunks = self._chunks.parse(payload)
         return self._written(event for chunk in chunks for event in self._of_chunk(chunk))
-
-    def passes(self, _data: bytes) -> bool:
-        """Never: a chat's chunk is no event of a response."""
-        return False
 
     def closing(self) -> bytes:
         """The events that end the last item and the response."""
