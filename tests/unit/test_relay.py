@@ -11,6 +11,7 @@ from llamakit_proxy.routes import Backend
 from llamakit_proxy.settings import from_values
 from llamakit_proxy.upstream import Connection, Upstream
 from llamakit_proxy.validate.prepared import Prepared
+from support.fake_backend import chunked
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -78,16 +79,11 @@ def event(text: str, reason: str | None = None) -> bytes:
     return b"data: %b\n\n" % document.encode()
 
 
-def framed(data: bytes) -> bytes:
-    """It in the framing of HTTP."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
 def chunk(text: str, reason: str | None = None) -> bytes:
-    return framed(event(text, reason))
+    return chunked(event(text, reason))
 
 
-END = chunk("", "stop") + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+END = chunk("", "stop") + chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
 def make_relay(client: SlowClient) -> Relay:
@@ -137,7 +133,7 @@ async def test_events_go_on_whole_whatever_pieces_they_come_in() -> None:
     # Both halves begin as an event does.
     border = torn.rindex(b"data: ")
     for piece in (whole, torn[:border], torn[border:], whole + torn, separated, whole):
-        backend.connection.data_received(framed(piece))
+        backend.connection.data_received(chunked(piece))
     expected = [event("first"), whole, torn, whole, torn, separated, whole]
     assert client.got == b"".join(expected).replace("\u2028".encode(), b"\\u2028")
     assert client.generated == len(expected)
@@ -153,7 +149,7 @@ async def test_what_looks_like_a_chunk_in_the_middle_of_one_is_none() -> None:
     relay = make_relay(client)
     asked = await begun(relay, backend, "first")
     inner = chunk("inner")
-    for data in (framed(event("x") + inner + event("y")), framed(event("x") + inner)):
+    for data in (chunked(event("x") + inner + event("y")), chunked(event("x") + inner)):
         cut = data.index(inner)
         backend.connection.data_received(data[:cut])
         backend.connection.data_received(inner)

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from llamakit_proxy import service as service_module
 from llamakit_proxy.routes import RouteFile
 from llamakit_proxy.service import Service
 from llamakit_proxy.settings import from_values
+from support.log_rows import until
 from support.proxy import model_entry
 
 
@@ -19,13 +18,6 @@ def write(routes: Path, *names: str) -> None:
     entries = [model_entry(name, "http://127.0.0.1:1") for name in names]
     routes.with_suffix(".new").write_text(json.dumps({"models": entries}))
     routes.with_suffix(".new").replace(routes)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not true():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 async def test_a_mistake_of_ours_does_not_end_the_following_of_routes(
@@ -43,9 +35,9 @@ async def test_a_mistake_of_ours_does_not_end_the_following_of_routes(
     with monkeypatch.context() as broken:
         broken.setattr(RouteFile, "_load", lambda _: 1 / 0)
         write(routes, "second")
-        await until(lambda: "following the routes failed" in caplog.text)
+        await until(lambda: "following the routes failed" in caplog.text, 5)
     assert service.table.find("first")
     write(routes, "third")
-    await until(lambda: service.table.routes[0].id == "third")
+    await until(lambda: service.table.routes[0].id == "third", 5)
     following.cancel()
     service.backends.close()

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamakit_proxy import chunked, sse
+from llamakit_proxy import sse
+from support.fake_backend import chunked
 
 PAYLOADS = st.lists(
     st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1).map(str.encode),
@@ -69,7 +70,7 @@ EVENT = b'data: {"text": "it \\n \xe2\x82\xac"}\n\n'
 
 
 def test_an_event_that_goes_as_it_is() -> None:
-    assert sse.framed_size(chunked.chunk(EVENT)) == len(EVENT)
+    assert sse.framed_size(chunked(EVENT)) == len(EVENT)
 
 
 @given(
@@ -81,7 +82,7 @@ def test_what_goes_as_it_is_would_be_written_like_that(
     middle: bytes, before: bytes, after: bytes
 ) -> None:
     data = before + middle + after
-    size = sse.framed_size(chunked.chunk(data))
+    size = sse.framed_size(chunked(data))
     if size:
         assert size == len(data)
         payload = data[6:-2]
@@ -89,7 +90,7 @@ def test_what_goes_as_it_is_would_be_written_like_that(
         assert sse.event(payload) == data
 
 
-WHOLE = chunked.chunk(EVENT)
+WHOLE = chunked(EVENT)
 
 
 @pytest.mark.parametrize(

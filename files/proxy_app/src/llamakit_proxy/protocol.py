@@ -13,7 +13,6 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from . import chunked
 from .errors import ApiError
 from .exchange import ABORT, CONNECTION, Header
 from .upgrade import RequestParser, head_without_wish
@@ -254,7 +253,8 @@ class Client:
     def write(self, data: bytes) -> bool:
         """Send more of a stream that has begun. False when that can't be done at once: nothing was
         then."""
-        return self.write_chunk(chunked.chunk(data) if data else b"")
+        # A chunk of no bytes would be the last one.
+        return self.write_chunk(b"%x\r\n%b\r\n" % (len(data), data) if data else b"")
 
     def write_chunk(self, chunk: bytes) -> bool:
         """The same for data that is framed as HTTP's chunk already."""

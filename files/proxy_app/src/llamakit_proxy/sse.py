@@ -72,8 +72,8 @@ def event(payload: bytes) -> bytes:
 
 
 def framed_size(chunk: bytes) -> int:
-    """The size of one event, as ``event`` writes it, in one chunk of HTTP's, as ``chunked`` writes
-    it: no less and no more. 0 for anything else, and for some that are such a chunk."""
+    """The size of the event that this is when it is one event, as ``event`` writes it, in one chunk
+    of HTTP's, as we write it: no less and no more. 0 for anything else, and for some that are."""
     begin = chunk.find(b"\n") + 1
     size = len(chunk) - begin - 2
     # Not ``in``, which first takes what it looks for for a number: an exception each time.
