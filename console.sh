@@ -32,7 +32,7 @@ upgrade      #                                  # *a backup, then start: for a n
 verify       #                                  # *prove it again: a token from each model, a refusal without a key
 doctor       #                                  # look for what could go wrong on this machine
 bundle       # [--model M --python V --out F]   # one archive to deploy from without internet
-test         # [unit|proxy|cli|e2e|molecule]    # the tests of the kit itself; "test setup" only prepares them
+test         # [LAYER]                          # tests of the kit itself: unit, plays, proxy, cli, e2e, molecule or all; setup only prepares them
 uninstall    # [--purge] [--yes]                # *remove it; --purge also removes models, users and keys
 help         #                                  # this text
 '
@@ -210,9 +210,9 @@ setup() {
 bundle() { bootstrap; lock; kit bundle --checkout "$ROOT" --from "$STARTED_IN" "$@"; }
 
 run_tests() {
-  (($# <= 1)) || misuse 'test takes one of unit, proxy, cli, e2e, molecule, all and setup'
-  [[ ${1:-all} =~ ^(unit|proxy|cli|e2e|molecule|all|setup)$ ]] ||
-    misuse "test: expected unit, proxy, cli, e2e, molecule, all or setup; found $1"
+  (($# <= 1)) || misuse 'test takes one of unit, plays, proxy, cli, e2e, molecule, all and setup'
+  [[ ${1:-all} =~ ^(unit|plays|proxy|cli|e2e|molecule|all|setup)$ ]] ||
+    misuse "test: expected unit, plays, proxy, cli, e2e, molecule, all or setup; found $1"
   bootstrap
   if [[ $LOCK ]]; then exec {LOCK}>&-; fi
   exec tests/run.sh "$@"

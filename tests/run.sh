@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests of the kit itself. `./console.sh test [unit|proxy|cli|e2e|molecule|all|setup]` prepares
+# The tests of the kit itself. `./console.sh test [unit|plays|proxy|cli|e2e|molecule|all|setup]` prepares
 # the controller and comes here. The exit status is 0 only when everything that ran has passed.
 set -euo pipefail
 
@@ -47,7 +47,7 @@ find_wheel() {
 }
 
 # llama-cpp-python is compiled, so it is no part of the lock: its wheel is found, or built, which
-# takes minutes. The unit tests do without.
+# takes minutes. The tests without servers do without.
 prepare_llama_cpp() {
   local version wheel stamp
   version=$(sed -n 's/^llama-cpp-python==\([^ ]*\).*/\1/p' requirements/llama_cpp.txt)
@@ -152,37 +152,22 @@ stop_deployments() {
   BESIDE=
 }
 
-# check NAME COMMAND...: what it finds is shown at once, and counts at the end.
-check() {
-  local name=$1
-  shift
-  say "==> $name"
-  "$@" || FAILED+=("$name")
-}
-
-lint() {
-  check ruff ruff check --quiet --output-format concise .
-  check mypy mypy --no-error-summary --hide-error-context files/*/src playbooks/plugins tests benchmarks
-  check shellcheck shellcheck --external-sources ./*.sh files/console/*.sh bin/*.sh tests/*.sh .ci/run
-  check yamllint yamllint --strict .
-  check ansible-lint ansible-lint -q --nocolor
-}
-
 main() {
   local tests=() hosts='' status=0
   case ${1:-all} in
-    all) tests=(tests/unit tests/proxy tests/e2e "$FIRST_STARTS") ;;
+    all) tests=(tests/lint tests/unit tests/plays tests/proxy tests/e2e "$FIRST_STARTS") ;;
     # Tests without servers share nothing. Those with servers fill the cores as they are.
-    unit) tests=(tests/unit --numprocesses logical) ;;
+    unit) tests=(tests/lint tests/unit --numprocesses logical) ;;
+    plays) tests=(tests/plays --numprocesses logical) ;;
     proxy | cli | e2e) tests=("tests/$1") ;;
     molecule) ;;
     setup) ;;
-    *) fail "expected unit, proxy, cli, e2e, molecule, all or setup; found $1" 2 ;;
+    *) fail "expected unit, plays, proxy, cli, e2e, molecule, all or setup; found $1" 2 ;;
   esac
   [[ -x $CONTROLLER/bin/python ]] || fail 'the controller is missing. Run: ./console.sh test'
 
   prepare_environment
-  [[ ${1-} == unit ]] || prepare_llama_cpp
+  [[ ${1-} =~ ^(unit|plays)$ ]] || prepare_llama_cpp
   export PATH=$ENVIRONMENT/bin:$PATH
   export MYPY_CACHE_DIR=$CACHE/mypy RUFF_CACHE_DIR=$CACHE/ruff PYTHONPYCACHEPREFIX=$CACHE/python
   export HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis
@@ -203,7 +188,6 @@ main() {
       ;;
     molecule) { may_use_containers && run_molecule; } || FAILED+=(molecule) ;;
   esac
-  [[ ${tests[*]} != tests/unit* ]] || lint
   ((${#tests[@]} == 0)) || run_pytest "${1:-all}" "${tests[@]}" || status=$?
   finish_deployments || FAILED+=("${hosts:+molecule or }cli")
   ((${#FAILED[@]} == 0)) || fail "these checks failed, see above: ${FAILED[*]}"

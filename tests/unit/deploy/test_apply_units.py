@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -17,9 +16,8 @@ from typing import Any
 
 import pytest
 
+from support.systemctl import put_systemctl
 from unit.deploy.run_module import Outcome, run_module
-
-FAKE = Path(__file__).with_name("fake_systemctl.py")
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -42,9 +40,7 @@ class Host:
         self.server = server
         for name in ("units", "services.d", "bin"):
             (folder / name).mkdir()
-        systemctl = folder / "bin" / "systemctl"
-        systemctl.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
-        systemctl.chmod(0o755)
+        put_systemctl(folder / "bin")
         (folder / "bin" / "journalctl").symlink_to("/bin/true")
         (folder / "units" / "t.target").touch()
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llamakit_proxy.settings import from_values, load
-from unit.deploy.play import CHECKOUT, run_tasks
+from support.play import CHECKOUT, run_tasks
 
 ROLE = CHECKOUT / "roles" / "auth_proxy"
 PLAIN: dict[str, Any] = {"auth_proxy_tls": "off", "auth_proxy_host": "127.0.0.1"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llamakit_proxy.settings import from_values
-from unit.deploy.play import CHECKOUT, run_tasks
+from support.play import CHECKOUT, run_tasks
 
 NASTY = 'x y "z" 100% $HOME'
 SERVICE: dict[str, Any] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unit.deploy.play import CHECKOUT, run_tasks
+from support.play import CHECKOUT, run_tasks
 
 ROLE = CHECKOUT / "roles" / "service"
 MOST_EXPOSED = 20  # in tenths, as systemd-analyze has it

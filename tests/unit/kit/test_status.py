@@ -71,6 +71,7 @@ class Place:
         (self.folder / "services.d" / f"{name}.json").write_text(json.dumps(service))
         self.programs.append(
             f"[program:{name}]\ncommand = {command}\nautorestart = true\nstartsecs = 0\n"
+            "stopwaitsecs = 1\n"
             f"directory = {self.folder}/web\n"
             f"stdout_logfile = {self.folder}/{name}.log\nredirect_stderr = true\n"
         )

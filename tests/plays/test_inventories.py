@@ -18,7 +18,7 @@ import yaml
 
 from support.leftovers import run_folder
 from support.models import script_model
-from unit.deploy.play import CHECKOUT
+from support.play import CHECKOUT
 
 NEEDED = [
     "ansible.cfg", "config", "console.sh", "files", "group_vars", "inventory", "playbooks",

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.deploy.play import CHECKOUT, Play, run_tasks
+from support.play import CHECKOUT, Play, run_tasks
 
 MAKE = {
     "name": "Make",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from unit.deploy.play import Play, run_tasks
+from support.play import Play, run_tasks
 
 
 def write(folder: Path, *arguments: str, **wanted: Any) -> Play:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from unit.deploy.play import Play, run_tasks
+from support.play import Play, run_tasks
 
 CONTENT = bytes(range(256)) * 40
 PIECE = 64 << 20  # as the plugin sends them

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from unit.deploy.play import CHECKOUT, Play, run_tasks
-from unit.kit.test_apt_packages import World
+from support.packages import World
+from support.play import CHECKOUT, Play, run_tasks
 
 PROGRAM = f"""#!/bin/sh
 PYTHONPATH={CHECKOUT}/files/kit/src exec {sys.executable} -m llamakit "$@"

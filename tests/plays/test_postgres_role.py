@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import getpass
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from unit.deploy.play import CHECKOUT, Play, run_tasks
-
-FAKE = Path(__file__).with_name("fake_systemctl.py")
+from support.play import CHECKOUT, Play, run_tasks
+from support.systemctl import put_systemctl
 
 
 @pytest.fixture
@@ -21,10 +19,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the units and notes of a host, and a bookkeeper for systemctl."""
     for name in ("bin", "units", "services.d"):
         (tmp_path / name).mkdir()
-    systemctl = tmp_path / "bin" / "systemctl"
-    systemctl.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
-    systemctl.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{systemctl.parent}:{os.environ['PATH']}")
+    put_systemctl(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     return tmp_path
 
 

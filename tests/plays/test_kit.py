@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from unit.deploy.play import Play, run_tasks
+from support.play import Play, run_tasks
 
 MODELS = "models:\n  - id: tiny\n    source: {path: /nowhere/tiny.gguf}\n"
 

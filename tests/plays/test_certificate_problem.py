@@ -7,7 +7,7 @@ from pathlib import Path
 from playbooks.plugins.filter.proxy_settings import FilterModule, certificate_problem
 
 from support.certificates import Pair, ended, locked_key, self_signed, signed_by_an_authority
-from unit.deploy.play import CHECKOUT, Play, run_tasks
+from support.play import CHECKOUT, Play, run_tasks
 
 
 def problem(certificate: Path, key: Path) -> str:
