@@ -21,6 +21,9 @@ Figures = dict[str, float]
 
 _WRK_SCRIPT = Path(__file__).parent / "native" / "chat.lua"
 _MEBIBYTE = 1 << 20
+_REST_SECONDS = 180
+_REST_PACE = 0.25
+_IDLE_CORES = 0.1
 
 
 @dataclass(slots=True)
@@ -125,6 +128,20 @@ def stream(
     found["kept"] = min(1.0, found["chunks_s"] / found["asked_s"])
     found["rss_mib"] = memory(subject)
     return found
+
+
+def rest(processes: Iterable[psutil.Process]) -> None:
+    """Until none of them does anything: one that has had more than it can do works on for a while,
+    at the cost of whoever is measured next."""
+    processes = list(processes)
+    deadline = time.monotonic() + _REST_SECONDS
+    spent, resting = cpu_seconds(processes), False
+    while not resting:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"they still work after {_REST_SECONDS} seconds")
+        time.sleep(_REST_PACE)
+        before, spent = spent, cpu_seconds(processes)
+        resting = spent - before < _REST_PACE * _IDLE_CORES
 
 
 def strangers(ours: Iterable[psutil.Process], seconds: float = 0.5) -> float:

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from . import chart, report
-from .measure import Figures, machine, saturate, strangers, stream
+from .measure import Figures, machine, rest, saturate, strangers, stream
 from .stack import (
     MissingError,
     Stack,
@@ -69,6 +69,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, An
             turn = number % len(subjects)
             for phase in options.phases:
                 for subject in [*subjects[turn:], *subjects[:turn]]:
+                    rest(process for subject in subjects for process in subject.processes())
                     others = strangers(_ours(shared, subjects))
                     figures = _phase(shared, subject, phase, options.seconds)
                     figures["strangers"] = others

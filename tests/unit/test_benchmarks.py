@@ -3,6 +3,8 @@ not asked here."""
 
 import json
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import psutil
 import pytest
 import yaml
 from benchmarks import chart, deploy_models, features, report
-from benchmarks.measure import memory, stream
+from benchmarks.measure import cpu_seconds, memory, rest, stream
 from benchmarks.stack import Stack, compile_native, running, wait_for_answer
 
 from support.backend import free_port
@@ -64,6 +66,27 @@ def test_the_backend_speaks_as_llama_cpp_server_does(stack: Stack) -> None:
     chunks = [json.loads(event.removeprefix("data: ")) for event in events]
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
     assert chunks[-1]["usage"] == whole["usage"]
+
+
+WORK = """
+import time
+print("begun", flush=True)
+while time.process_time() < 1:
+    pass
+time.sleep(60)
+"""
+
+
+def test_nobody_is_measured_while_another_still_works() -> None:
+    with subprocess.Popen([sys.executable, "-c", WORK], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            ours = [psutil.Process(process.pid)]
+            rest(ours)
+            assert cpu_seconds(ours) > 0.9
+        finally:
+            process.kill()
 
 
 def test_streams_are_read_and_left(stack: Stack) -> None:
