@@ -259,9 +259,13 @@ def test_no_clone_is_told(tmp_path: Path) -> None:
 def test_wheels_are_found_by_kind(tmp_path: Path) -> None:
     pin = (ROOT / "requirements" / "llama_cpp.txt").read_text().split()[0].split("==")[1]
     name = f"llama_cpp_python-{pin}-py3-none-linux_x86_64.whl"
-    for folder in ("given", "runtime/wheelhouse/cpu-x86_64-debian12"):
+    for folder, content in (
+        ("given", "given"),
+        ("runtime/wheelhouse/cpu-x86_64-debian12", "built"),
+        ("runtime/wheelhouse/cpu-x86_64-debian13", "given"),
+    ):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / name).touch()
+        (tmp_path / folder / name).write_text(content)
     (tmp_path / "given" / name.replace(pin, "0.0.1")).touch()
     runtime = tmp_path / "runtime"
     found = contents.built_wheels(ROOT, runtime, str(tmp_path / "given"), "x86_64")

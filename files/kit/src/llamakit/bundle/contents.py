@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 import subprocess
@@ -83,8 +84,12 @@ def built_wheels(checkout: Path, runtime: Path, given: str, machine: str) -> lis
     pattern = f"llama_cpp_python-{version}-*_{machine}.whl"
     wheels = sorted(Path(given).glob(pattern)) if given else []
     found = [("any", wheel) for wheel in wheels]
-    built = sorted(runtime.glob(f"wheelhouse/*/{pattern}"))
-    found += [(wheel.parent.name, wheel) for wheel in built]
+    # A deployment keeps a copy of what it was given.
+    found += [
+        (wheel.parent.name, wheel)
+        for wheel in sorted(runtime.glob(f"wheelhouse/*/{pattern}"))
+        if not any(filecmp.cmp(wheel, ours, shallow=False) for ours in wheels)
+    ]
     if not found:
         raise BundleError(
             f"no wheel of llama-cpp-python {version} in {runtime}/wheelhouse"
