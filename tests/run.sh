@@ -15,6 +15,9 @@ BESIDE=
 # The half of the layer cli that shares no checkout with the other.
 FIRST_STARTS=tests/cli/test_start.py
 NEEDS_ROOT='it makes containers with a systemd in them, as root alone can.'
+# Tests without servers share nothing, and wait now and then: one more at a time than there are
+# cores. Those with servers fill the cores as they are.
+SPREAD=(--numprocesses $(($(nproc) + 1)) --dist worksteal)
 FAILED=()
 
 say() { printf '%s\n' "$*"; }
@@ -156,9 +159,8 @@ main() {
   local tests=() hosts='' status=0
   case ${1:-all} in
     all) tests=(tests/lint tests/unit tests/plays tests/proxy tests/e2e "$FIRST_STARTS") ;;
-    # Tests without servers share nothing. Those with servers fill the cores as they are.
-    unit) tests=(tests/lint tests/unit --numprocesses logical) ;;
-    plays) tests=(tests/plays --numprocesses logical) ;;
+    unit) tests=(tests/lint tests/unit "${SPREAD[@]}") ;;
+    plays) tests=(tests/plays "${SPREAD[@]}") ;;
     proxy | cli | e2e) tests=("tests/$1") ;;
     molecule) ;;
     setup) ;;
