@@ -32,7 +32,7 @@ upgrade      #                                  # *a backup, then start: for a n
 verify       #                                  # *prove it again: a token from each model, a refusal without a key
 doctor       #                                  # look for what could go wrong on this machine
 bundle       # [--model M --python V --out F]   # one archive to deploy from without internet
-test         # [LAYER]                          # tests of the kit itself: unit, plays, proxy, cli, e2e, molecule or all; setup only prepares them
+test         # [LAYER]                          # tests of the kit: unit, plays, proxy, cli, e2e, molecule, all; or setup
 uninstall    # [--purge] [--yes]                # *remove it; --purge also removes models, users and keys
 help         #                                  # this text
 '

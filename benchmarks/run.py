@@ -69,7 +69,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, An
             turn = number % len(subjects)
             for phase in options.phases:
                 for subject in [*subjects[turn:], *subjects[:turn]]:
-                    rest(process for subject in subjects for process in subject.processes())
+                    rest(process for each in subjects for process in each.processes())
                     others = strangers(_ours(shared, subjects))
                     figures = _phase(shared, subject, phase, options.seconds)
                     figures["strangers"] = others

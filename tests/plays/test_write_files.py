@@ -144,8 +144,8 @@ def test_a_link_is_replaced_and_a_second_run_leaves_it(tmp_path: Path) -> None:
 def test_what_is_refused_does_not_replace_what_is_there(tmp_path: Path) -> None:
     file = tmp_path / "routes.json"
     file.write_text("{}")
-    content = {"dest": str(file), "content": "{broken", "mode": "0644"}
-    content["validate"] = ["python3", "-m", "json.tool", "%s"]  # type: ignore[assignment]
+    content: dict[str, Any] = {"dest": str(file), "content": "{broken", "mode": "0644"}
+    content["validate"] = ["python3", "-m", "json.tool", "%s"]
     play = run_tasks(tmp_path, [{"name": "Write", "write_files": {"contents": [content]}}])
     assert play.code != 0
     assert "left as it is" in play.output
