@@ -140,12 +140,13 @@ def test_no_compiler_and_no_wheel(undisturbed: Checkout, no_compiler: str, folde
     empty = folder / "empty-wheelhouse"
     empty.mkdir(exist_ok=True)
     environment = {"PATH": no_compiler, "LLAMAKIT_WHEELHOUSE": str(empty)}
-    told(
-        undisturbed.console("start", env=environment),
-        "no cc",
-        "apt-get install gcc g++",
-        "LLAMAKIT_WHEELHOUSE",
-    )
+    kept = undisturbed.path / "runtime" / "wheelhouse"
+    lost = kept.rename(kept.with_name("wheelhouse-lost"))
+    try:
+        run = undisturbed.console("start", env=environment)
+    finally:
+        lost.rename(kept)
+    told(run, "no cc", "apt-get install gcc g++", "LLAMAKIT_WHEELHOUSE")
 
 
 # --- full disks ----------------------------------------------------------------------------------
