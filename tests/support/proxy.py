@@ -214,9 +214,11 @@ class Proxy:
             time.sleep(0.1)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of a metric; 0 when it is not there."""
+        """The value of a metric; 0 when it has none with these labels yet."""
         wanted = ",".join(f'{key}="{value}"' for key, value in labels.items())
-        for line in self.page("/metrics").text.splitlines():
+        text = self.page("/metrics").text
+        assert f"# TYPE {name} " in text, f"/metrics has no {name}"
+        for line in text.splitlines():
             head, _, value = line.rpartition(" ")
             if head == (f"{name}{{{wanted}}}" if wanted else name):
                 return float(value)

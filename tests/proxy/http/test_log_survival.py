@@ -116,7 +116,7 @@ async def test_rows_of_a_killed_proxy_come_when_postgres_is_back(
     await asyncio.to_thread(own.start)
     assert sorted(await asyncio.to_thread(ids, own, 31)) == sorted(asked)
     await asyncio.to_thread(wait_until_empty, own)
-    assert own.metric("llamakit_log_rows_dropped") == 0
+    assert own.metric("llamakit_log_rows_dropped_total") == 0
     own.stop()
     assert list((own.folder / "spool").iterdir()) == []
 
