@@ -27,6 +27,7 @@ from llamakit_proxy.verify import base_url
 
 from .backend import KEY, free_port
 from .postgres import Postgres
+from .processes import wait_for
 
 SOURCE = Path(__file__).parents[2] / "files" / "proxy_app" / "src"
 _START_SECONDS = 30
@@ -212,6 +213,15 @@ class Proxy:
                 return found
             assert time.monotonic() < deadline, f"{len(found)} rows, expected {count}"
             time.sleep(0.1)
+
+    def row(self, request_id: str) -> dict[str, Any]:
+        """A request's row of the request log, once it is written. Those before it are, then."""
+        found = wait_for(
+            lambda: [row for row in self.rows() if row["request_id"] == request_id],
+            10,
+            f"a row of {request_id}",
+        )
+        return found[0]
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric; 0 when it has none with these labels yet."""

@@ -71,7 +71,12 @@ async def test_no_key_and_no_prompt_turns_up_anywhere(proxy: Proxy, postgres: Po
         # What a client said is the backend's to see; who it was, and with which key, is not.
         assert set(call.headers) == {"content-length", "host", "content-type", "authorization"}
         assert call.headers["authorization"] == f"bearer {KEY}"
-    await asyncio.sleep(1)
+    async with proxy.client(good) as client:
+        shown.append(await client.get("/v1/models"))
+    # Asked last, written last.
+    last = shown[-1].headers["x-request-id"]
+    await asyncio.to_thread(proxy.wait_for_log, last)
+    await asyncio.to_thread(proxy.row, last)
 
     answers = "\n".join(str(response.headers) + response.text for response in shown)
     listed = await asyncio.to_thread(_processes, proxy)

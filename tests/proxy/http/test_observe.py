@@ -47,18 +47,6 @@ def line(proxy: Proxy, request_id: str) -> dict[str, Any]:
     return found
 
 
-def logged_row(proxy: Proxy, request_id: str) -> dict[str, Any]:
-    """A request's row of llama_requests, once it is written."""
-    found: list[dict[str, Any]] = []
-
-    def written() -> bool:
-        found[:] = [row for row in proxy.rows() if row["request_id"] == request_id]
-        return bool(found)
-
-    wait_for(written, 10, f"a row of {request_id}")
-    return found[0]
-
-
 async def test_a_request_is_measured(proxy: Proxy, key: str) -> None:
     growth = Growth(proxy)
     async with proxy.client(key) as client:
@@ -199,7 +187,7 @@ async def test_the_line_of_a_request(proxy: Proxy) -> None:
     assert ours.startswith("req_")
     found = await asyncio.to_thread(line, proxy, ours)
     usage = answer.json()["usage"]
-    row = await asyncio.to_thread(logged_row, proxy, ours)
+    row = await asyncio.to_thread(proxy.row, ours)
     assert found.pop("time").endswith("Z")
     for name in ("duration_ms", "queue_ms", "ttft_ms"):
         assert found.pop(name) >= 0
