@@ -94,6 +94,18 @@ async def three_and_wait(call: Call) -> None:
     await call.gone(60)
 
 
+class Paused:
+    """For answers that stop in the middle until they may go on."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, call: Call) -> None:
+        await call.send(HEAD, delta("one"))
+        await self.go_on.wait()
+        await call.send(delta("two"), delta("", "stop"), usage(1, 2), DONE, END)
+
+
 class FakeBackend:
     """A server whose every request is answered by ``answer``."""
 

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from support.backend import Backend
-from support.fake_backend import DONE, END, HEAD, Call, FakeBackend, delta, fake_backend, usage
+from support.fake_backend import (
+    DONE,
+    END,
+    HEAD,
+    Call,
+    FakeBackend,
+    Paused,
+    delta,
+    fake_backend,
+    usage,
+)
 from support.postgres import Postgres
 from support.processes import wait_for
 from support.proxy import Proxy, model_entry, new_proxy
@@ -32,18 +42,6 @@ def releases(postgres: Postgres, tmp_path: Path, chat_backend: Backend) -> Itera
         yield found
     finally:
         found.proxy.stop()
-
-
-class Paused:
-    """A backend whose answers stop in the middle until they may go on."""
-
-    def __init__(self) -> None:
-        self.go_on = asyncio.Event()
-
-    async def __call__(self, call: Call) -> None:
-        await call.send(HEAD, delta("one"))
-        await self.go_on.wait()
-        await call.send(delta("two"), delta("", "stop"), usage(1, 2), DONE, END)
 
 
 @asynccontextmanager
