@@ -115,7 +115,6 @@ def test_a_second_start_changes_nothing(fresh: Checkout) -> None:
     again = fresh.start(env={"LLAMAKIT_WHEELHOUSE": ""})
     assert re.search(r"^localhost: 0 changed$", again.out, re.MULTILINE), again.out
     assert fresh.pids() == before
-    assert again.seconds < 60
 
 
 def test_services_run_without_rights(fresh: Checkout) -> None:
