@@ -34,12 +34,12 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def proxy(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """A proxy that soon calls a backend slow."""
+    """A proxy that soon calls a backend slow; tests with real model servers have another."""
     with running_proxy(
         postgres,
         tmp_path_factory.mktemp("failover"),
         [],
-        LLAMA_PROXY_STALL_TIMEOUT_SECONDS="0.4",
+        LLAMA_PROXY_STALL_TIMEOUT_SECONDS="2",
         LLAMA_PROXY_QUEUE_TIMEOUT_SECONDS="3",
         LLAMA_PROXY_QUEUE_LIMIT="100",
     ) as proxy:
@@ -333,7 +333,7 @@ async def test_embeddings_go_on_elsewhere_with_what_is_left(proxy: Proxy, key: s
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_backend_with_another_model_never_answers(
-    proxy: Proxy, key: str, models_folder: Path, stream: bool
+    own: Proxy, models_folder: Path, stream: bool
 ) -> None:
     """A route that is older than what runs behind it."""
     name, model = f"moved-{stream}", script_model(models_folder)
@@ -345,19 +345,19 @@ async def test_a_backend_with_another_model_never_answers(
             {"url": backend.url, "api_key_secret": "llama_api_key", "capacity": 1}
             for backend in (other, right)
         ]
-        async with proxy.client(key) as client:
-            await asyncio.to_thread(proxy.route, name, "", backends=keyed[:1], n_ctx=2048)
+        async with own.client(own.new_key()) as client:
+            await asyncio.to_thread(own.route, name, "", backends=keyed[:1], n_ctx=2048)
             response = await client.post(CHAT, json=ask(name, stream))
             assert response.status_code == 502
             error = response.json()["error"]
             assert error["code"] == "backend_error"
             assert "another model" in error["message"]
-            await asyncio.to_thread(proxy.route, name, "", backends=keyed, n_ctx=2048)
+            await asyncio.to_thread(own.route, name, "", backends=keyed, n_ctx=2048)
             for _ in range(3):
                 assert text_of(await client.post(CHAT, json=ask(name))) == SAY
 
 
-async def test_killed_under_load(proxy: Proxy, models_folder: Path) -> None:
+async def test_killed_under_load(own: Proxy, models_folder: Path) -> None:
     """kill -9 of one of two real model servers: only what its readers had begun to read ends."""
     begun_and_cut = whole = 0
     stop = asyncio.Event()
@@ -379,11 +379,11 @@ async def test_killed_under_load(proxy: Proxy, models_folder: Path) -> None:
     model = script_model(models_folder)
     with running_backend(model) as one, running_backend(model) as two:
         keyed = [{"url": backend.url, "api_key_secret": "llama_api_key"} for backend in (one, two)]
-        name = await route(proxy, one.url, two.url, n_ctx=2048)
-        await asyncio.to_thread(proxy.route, name, one.url, backends=keyed)
+        name = await route(own, one.url, two.url, n_ctx=2048)
+        await asyncio.to_thread(own.route, name, one.url, backends=keyed)
         async with contextlib.AsyncExitStack() as clients, asyncio.TaskGroup() as tasks:
             for number in range(6):
-                client = await clients.enter_async_context(proxy.client(proxy.new_key()))
+                client = await clients.enter_async_context(own.client(own.new_key()))
                 tasks.create_task(load(client, name, stream=number % 2 == 0))
             await asyncio.sleep(1)
             await asyncio.to_thread(one.stop, signal.SIGKILL)
@@ -391,11 +391,11 @@ async def test_killed_under_load(proxy: Proxy, models_folder: Path) -> None:
             before = whole
             await asyncio.to_thread(one.start)
             begin = time.monotonic()
-            while not await asyncio.to_thread(available, proxy, name, 1):
+            while not await asyncio.to_thread(available, own, name, 1):
                 assert time.monotonic() - begin < 30
                 await asyncio.sleep(0.1)
             stop.set()
     assert whole > before > 0
     assert begun_and_cut <= 1
-    assert await asyncio.to_thread(proxy.metric, "llamakit_running", model=name) == 0
-    assert await asyncio.to_thread(proxy.metric, "llamakit_queued", model=name) == 0
+    assert await asyncio.to_thread(own.metric, "llamakit_running", model=name) == 0
+    assert await asyncio.to_thread(own.metric, "llamakit_queued", model=name) == 0

@@ -16,6 +16,7 @@ from llamakit_proxy.allowance import Kind
 from llamakit_proxy.ledger import SHARES
 from support.chats import ask
 from support.fake_backend import fake_backend, three_and_wait
+from support.log_rows import until
 from support.postgres import Postgres, running_postgres
 from support.processes import wait_for
 from support.proxy import Proxy, running_proxy
@@ -40,6 +41,37 @@ async def statuses(proxy: Proxy, key: str, times: int) -> Counter[int]:
     return Counter(answer.status_code for answer in answers)
 
 
+async def exhaust(proxies: list[Proxy], key: str, left: int, at_once: int = 20) -> Counter[int]:
+    """Statuses of requests until ``left`` were granted, and of some more that should not be."""
+    total = await count(proxies, key, at_once)
+    # A busy machine may not get idle leases back in time; they come with the next ones.
+    deadline = time.monotonic() + 10
+    while total[200] < left and time.monotonic() < deadline:
+        total += await count(proxies, key, 5)
+    return total + await count(proxies, key, at_once)
+
+
+async def granted(proxy: Proxy, key: str) -> None:
+    """Ask until a request is granted; refusals cost nothing."""
+    deadline = time.monotonic() + 10
+    while not (await statuses(proxy, key, 1))[200]:
+        assert time.monotonic() < deadline, "every request was refused"
+        await asyncio.sleep(0.05)
+
+
+async def up_to_date(proxies: list[Proxy]) -> None:
+    """Until each host knows what has changed: a change that comes last is known last."""
+    key = proxies[0].new_key("last")
+    assert (await count(proxies, key, 1))[200] == len(proxies)
+    with proxies[0].admin() as admin:
+        users.revoke(admin, key.split("-")[2])
+    for proxy in proxies:
+        deadline = time.monotonic() + 5
+        while not (await statuses(proxy, key, 1))[401]:
+            assert time.monotonic() < deadline, "the change is not known"
+            await asyncio.sleep(0.02)
+
+
 async def remaining(proxy: Proxy, key: str) -> int:
     """What the account has left beside what was spent, asked from outside."""
     async with proxy.client(key) as client:
@@ -52,12 +84,7 @@ async def remaining(proxy: Proxy, key: str) -> int:
 
 async def test_two_hosts_hammered_reach_the_limit_and_never_exceed_it(pair: list[Proxy]) -> None:
     key = pair[0].new_key("hammer", rate_limit=100, rate_window_seconds=600)
-    total = await count(pair, key, 150)
-    # A busy machine may not get idle leases back in time; they come with the next ones.
-    deadline = time.monotonic() + 10
-    while total[200] < 100 and time.monotonic() < deadline:
-        total += await count(pair, key, 5)
-    total += await count(pair, key, 50)
+    total = await exhaust(pair, key, 100, at_once=150)
     assert set(total) == {200, 429}
     assert total[200] == 100
 
@@ -65,16 +92,14 @@ async def test_two_hosts_hammered_reach_the_limit_and_never_exceed_it(pair: list
 async def test_the_last_request_is_one_requests(pair: list[Proxy]) -> None:
     key = pair[0].new_key("last", rate_limit=7, rate_window_seconds=600)
     for number in range(6):
-        assert (await statuses(pair[number % 2], key, 1))[200] == 1
-    assert (await count(pair, key, 20))[200] == 1
+        await granted(pair[number % 2], key)
+    assert (await exhaust(pair, key, 1))[200] == 1
 
 
 async def test_what_one_host_has_in_stock_another_gets(pair: list[Proxy]) -> None:
     key = pair[0].new_key("stock", rate_limit=40, rate_window_seconds=600)
     assert (await statuses(pair[0], key, 1))[200] == 1
-    async with pair[1].client(key) as client:
-        answers = [(await client.get(MODELS)).status_code for _ in range(45)]
-    assert answers == [200] * 39 + [429] * 6
+    assert (await exhaust(pair[1:], key, 39, at_once=45))[200] == 39
 
 
 async def test_users_far_from_their_limit_cost_no_round_trip(
@@ -133,7 +158,7 @@ async def test_refused_requests_and_retries_cost_nothing(pair: list[Proxy]) -> N
 
 
 async def test_retry_after_is_true(pair: list[Proxy]) -> None:
-    key = pair[0].new_key("wait", rate_limit=2, rate_window_seconds=1)
+    key = pair[0].new_key("wait", rate_limit=2, rate_window_seconds=5)
     assert (await count(pair[:1], key, 3)) == {200: 2, 429: 1}
     async with pair[0].client(key) as client:
         refused = await client.get(MODELS)
@@ -143,19 +168,19 @@ async def test_retry_after_is_true(pair: list[Proxy]) -> None:
     assert (await statuses(pair[1], key, 1))[200] == 1
 
 
-async def test_another_limit_holds_within_a_second_everywhere(pair: list[Proxy]) -> None:
+async def test_another_limit_holds_everywhere(pair: list[Proxy]) -> None:
     key = pair[0].new_key("changed", rate_limit=10, rate_window_seconds=600)
     assert (await count(pair, key, 3))[200] == 6
     with pair[0].admin() as admin:
         name = next(u.username for u in users.list_users(admin) if u.username.startswith("changed"))
         users.set_limits(admin, name, {"rate_limit": 8})
-        await asyncio.sleep(1)
-        assert (await count(pair, key, 10))[200] == 2
+        await up_to_date(pair)
+        assert (await exhaust(pair, key, 2))[200] == 2
         users.set_limits(admin, name, {"rate_limit": 9, "max_concurrent": 100})
-        await asyncio.sleep(1)
-        assert (await count(pair, key, 10))[200] == 1
+        await up_to_date(pair)
+        assert (await exhaust(pair, key, 1))[200] == 1
         users.set_limits(admin, name, {"rate_limit": 0})
-        await asyncio.sleep(1)
+        await up_to_date(pair)
         assert (await count(pair, key, 10))[200] == 20
 
 
@@ -234,12 +259,12 @@ async def test_requests_at_once(pair: list[Proxy]) -> None:
         for proxy in pair:
             await asyncio.to_thread(proxy.route, "fake", fake.url)
         async with pair[0].client(key) as first, pair[1].client(key) as second:
-            # One runs, one waits behind it or runs on the other host.
+            # One on each host.
             running = [
                 asyncio.create_task(client.post(CHAT, json=ask("fake")))
                 for client in (first, second)
             ]
-            await asyncio.sleep(0.5)
+            await until(lambda: len(fake.calls) == 2, 10)
             for client in (first, second):
                 refused = await client.get(MODELS)
                 assert refused.status_code == 429
@@ -249,9 +274,8 @@ async def test_requests_at_once(pair: list[Proxy]) -> None:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            await asyncio.sleep(0.3)
-            for client in (first, second, first, second):
-                assert (await client.get(MODELS)).status_code == 200
+            for proxy in (*pair, *pair):
+                await granted(proxy, key)
 
 
 async def test_one_at_a_time_is_served_by_any_host_in_turn(pair: list[Proxy]) -> None:
@@ -268,7 +292,4 @@ async def test_a_refusal_for_the_rate_gives_the_place_back(pair: list[Proxy]) ->
     with pair[0].admin() as admin:
         name = next(u.username for u in users.list_users(admin) if u.username.startswith("both"))
         users.set_limits(admin, name, {"rate_limit": 1000})
-    deadline = time.monotonic() + 10
-    while not (await statuses(pair[0], key, 1))[200]:
-        assert time.monotonic() < deadline, "its place is still taken"
-        await asyncio.sleep(0.05)
+    await granted(pair[0], key)
