@@ -184,7 +184,7 @@ async def test_disabled_expired_and_revoked_keys(proxy: Proxy) -> None:
     with proxy.admin() as admin:
         disabled = users.create(admin, "disabled")
         revoked = users.create(admin, "revoked")
-        expiring = users.create(admin, "expiring", lifetime=timedelta(seconds=1.5))
+        expiring = users.create(admin, "expiring", lifetime=timedelta(seconds=5))
     keys = [disabled, revoked, expiring]
     for key in keys:
         async with proxy.client(key.text) as client:
@@ -192,12 +192,12 @@ async def test_disabled_expired_and_revoked_keys(proxy: Proxy) -> None:
     with proxy.admin() as admin:
         users.set_status(admin, "disabled", "disabled")
         users.revoke(admin, revoked.public_id)
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 10
     for key in keys:
         async with proxy.client(key.text) as client:
             while (response := await client.get("/v1/models")).status_code == 200:
                 assert time.monotonic() < deadline
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.2)
             check_refusal(response)
     # A refused request of a known user is in the log, too.
     for _ in range(50):
