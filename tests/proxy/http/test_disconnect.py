@@ -3,22 +3,39 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.backend import running_backend
 from support.fake_backend import Call, fake_backend
-from support.proxy import Proxy
+from support.models import script_model
+from support.postgres import Postgres
+from support.proxy import Proxy, model_entry, running_proxy
 
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
-FREE_SECONDS = 1.0
+FREE_SECONDS = 5.0
+ENDLESS = 60_000
+"""Tokens that take minutes, so that nothing is free in time because an answer ended by itself."""
+
+
+@pytest.fixture(scope="module")
+def proxy(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory, models_folder: Path
+) -> Iterator[Proxy]:
+    """A proxy whose model has room for that many."""
+    with running_backend(script_model(models_folder), n_ctx=65_536) as backend:
+        models = [model_entry("script", backend.url, n_ctx=65_536, max_tokens=ENDLESS)]
+        with running_proxy(postgres, tmp_path_factory.mktemp("disconnect"), models) as proxy:
+            yield proxy
 
 
 def ask(text: str = "LOOP", **more: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": text}]
-    return {"model": "script", "messages": messages, "max_tokens": 7000, **more}
+    return {"model": "script", "messages": messages, "max_tokens": ENDLESS, **more}
 
 
 class Client:
@@ -77,7 +94,7 @@ async def test_in_the_middle(proxy: Proxy, key: str, stream: bool, path: str) ->
     client = Client(proxy, key)
     body = ask(stream=stream)
     if path == RESPONSES:
-        body = {"model": "script", "input": "LOOP", "max_output_tokens": 7000, "stream": stream}
+        body = {"model": "script", "input": "LOOP", "max_output_tokens": ENDLESS, "stream": stream}
     await client.send(body, path)
     if stream:
         await client.read_until(b" ding")
