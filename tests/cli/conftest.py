@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from support import leftovers
 from support.account import Account, ordinary_user, ourselves
 from support.checkout import SOURCE, Checkout, copy_checkout
+from support.leftovers import run_folder
 from support.models import embedding_model, script_model, sharded_model
 
 NewCheckout = Callable[..., Checkout]
@@ -42,8 +42,7 @@ KINDS = [
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     """The folder of this run, which every user may enter."""
-    leftovers.sweep()
-    with leftovers.run_folder() as folder:
+    with run_folder() as folder:
         yield folder
 
 

@@ -7,12 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .leftovers import run_folder
 
 SERVER = Path(__file__).parents[2] / "files" / "server" / "src"
 KEY = "canary-backend-key-4f1d"
@@ -69,8 +70,7 @@ def running_backend(model: Path, **settings: Any) -> Iterator[Backend]:
     """A model server for the file ``model``; ``settings`` are llama_cpp.server's own.
 
     It answers to every name, unless ``model_alias`` gives it one."""
-    with tempfile.TemporaryDirectory(prefix="llamakit-backend-") as name:
-        folder = Path(name)
+    with run_folder() as folder:
         port = free_port()
         model_settings = {
             "model": str(model),

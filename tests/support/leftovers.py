@@ -1,4 +1,4 @@
-"""The folder of a test run, and the removal of what runs that were killed have left.
+"""The folders of a test run, and the removal of what runs that were killed have left.
 
 ``python -m support.leftovers`` removes what belongs to runs that are over.
 """
@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import pwd
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +28,12 @@ STATE = Path("/var/lib/llamakit-local")
 def run_folder() -> Iterator[Path]:
     """A folder that every user may enter; removed afterwards, with what runs from there."""
     # Not pytest's tmp_path, which nobody else may enter.
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
+    new = Path(tempfile.mkdtemp(prefix="llamakit-new-", dir="/tmp"))
+    new.chmod(0o755)
+    (new / "owner").write_text(f"{os.getpid()} {psutil.Process().create_time()}")
+    # The name comes last: others sweep what has it and no owner.
+    folder = new.rename(new.with_name(new.name.replace("llamakit-new-", PREFIX)))
     try:
-        folder.chmod(0o755)
-        (folder / "owner").write_text(f"{os.getpid()} {psutil.Process().create_time()}")
         yield folder
     finally:
         remove(folder)
@@ -37,9 +41,19 @@ def run_folder() -> Iterator[Path]:
 
 def sweep() -> None:
     """Removes the folders, users and processes of runs that are over."""
-    for folder in Path("/tmp").glob(f"{PREFIX}*"):
-        if not _in_use(folder) and folder.stat().st_uid == os.geteuid():
-            remove(folder)
+    with Path(__file__).open() as ourselves:
+        # Sessions that run side by side may begin at the same time.
+        fcntl.flock(ourselves, fcntl.LOCK_EX)
+        for folder in Path("/tmp").glob(f"{PREFIX}*"):
+            if _is_abandoned(folder):
+                remove(folder)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    # Its own run may be removing it.
+    with contextlib.suppress(FileNotFoundError):
+        return not _in_use(folder) and folder.stat().st_uid == os.geteuid()
+    return False
 
 
 def _in_use(folder: Path) -> bool:
@@ -60,6 +74,10 @@ def remove(folder: Path) -> None:
     if os.geteuid() == 0:
         for name in users | {f"llamakit-{identity(checkout)}" for checkout in checkouts}:
             remove_user(name)
+    # A test that was killed has left its small disk.
+    for mount in psutil.disk_partitions(all=True):
+        if Path(mount.mountpoint).is_relative_to(folder):
+            subprocess.run(["umount", "--lazy", mount.mountpoint], check=False)
     for path in [*states, folder]:
         shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):

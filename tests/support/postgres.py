@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ import psycopg
 
 from llamakit_proxy import provision, schema
 from llamakit_proxy.settings import Settings, from_values
+
+from .leftovers import run_folder
 
 _START_SECONDS = 60
 # The wheel brings several major versions; the default is the one that the kit deploys.
@@ -128,20 +129,18 @@ class Postgres:
 @contextlib.contextmanager
 def running_postgres() -> Iterator[Postgres]:
     """A new cluster in a folder of its own, gone afterwards."""
-    # Not pytest's tmp_path: as root the server runs as another user, who can't enter that.
-    folder = Path(tempfile.mkdtemp(prefix="llamakit-postgres-"))
-    server = None
-    try:
-        folder.chmod(0o755)
+    with run_folder() as place:
+        # As root the server runs as another user.
+        folder = place / "postgres"
+        folder.mkdir()
         _give_away(folder)
         server = Postgres(_binaries(folder), folder, _free_port(), secrets.token_urlsafe(24))
         _initdb(server)
-        server.start()
-        yield server
-    finally:
-        if server is not None:
+        try:
+            server.start()
+            yield server
+        finally:
             server.stop(signal.SIGQUIT)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _initdb(server: Postgres) -> None:

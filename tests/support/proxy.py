@@ -107,6 +107,8 @@ class Proxy:
                 stdout=log,
                 stderr=log,
                 env=self.environment,
+                # In the folder of its Postgres, where it is found when the tests are killed.
+                cwd=self.settings.secrets_dir,
                 pass_fds=descriptors,
             )
 

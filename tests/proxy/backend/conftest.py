@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from llamakit.smoke.model import write_smoke_model
+from support.leftovers import run_folder
 from support.model_server import Server, start, stop, write_config
 from support.models import script_model
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("backend")
+def folder() -> Iterator[Path]:
+    """Where model servers run; what is left there when the tests are killed is ended."""
+    with run_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

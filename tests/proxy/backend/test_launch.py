@@ -73,11 +73,12 @@ def test_a_key_in_the_config_is_refused(folder: Path) -> None:
     assert KEY not in log
 
 
-def test_it_tells_where_the_layers_are(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    server = start(write_config(tmp_path, script_model(folder), n_gpu_layers=-1))
+def test_it_tells_where_the_layers_are(folder: Path) -> None:
+    place = folder / "layers"
+    (place / "run").mkdir(parents=True)
+    server = start(write_config(place, script_model(folder), n_gpu_layers=-1))
     try:
-        (file,) = (tmp_path / "run").iterdir()
+        (file,) = (place / "run").iterdir()
         proof = json.loads(file.read_text())
         assert file.name == f"gpu-{server.log.stem}.json"
         assert proof["pid"] == server.process.pid
