@@ -55,8 +55,17 @@ def test_local_env_is_described_as_it_is_read() -> None:
     assert described == set(SETTINGS), "what preflight and doctor let through"
 
 
+def test_every_number_is_checked_for_being_one() -> None:
+    """Ansible's filter int makes 0 of what is none, and 0 is often no limit."""
+    text = "".join(file.read_text() for file in (pages.ROOT / "group_vars/local").rglob("*.yml"))
+    numbers = re.findall(_ENVIRONMENT.pattern + r"[^}]*\| int\b", text)
+    (checked,) = re.findall(r"grep -E '(\^\(LLAMA[^']+)'", pages.page("console.sh"))
+    assert len(numbers) > 15
+    assert [name for name in numbers if not re.match(checked, name)] == []
+
+
 def test_the_defaults_described_are_those_of_this_machine() -> None:
-    text = "".join(file.read_text() for file in (pages.ROOT / "group_vars/local").glob("*.yml"))
+    text = "".join(file.read_text() for file in (pages.ROOT / "group_vars/local").rglob("*.yml"))
     found = re.compile(_ENVIRONMENT.pattern + r"\s*\|\s*default\('([^']+)', true\)").findall(text)
     defaults = dict(found)
     # Empty until it names another server; the default is what the kit's own listens on.

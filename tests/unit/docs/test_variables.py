@@ -12,7 +12,7 @@ from unit.docs import pages, variables
 _PAGE = pages.page(variables.PAGE)
 _OURS = re.compile(rf"(?:{'|'.join(variables.ROLES)}|llamakit)_[a-z_]+")
 _FOR_PEOPLE = {"llamakit_secrets_given"}
-"""What group_vars/all/layout.yml has for people; the rest of it is the kit's own."""
+"""What group_vars/all/kit/layout.yml has for people; the rest of it is the kit's own."""
 _OTHER_NAMES = {
     "llamakit_admin",
     "llamakit_proxy",
@@ -25,8 +25,10 @@ _OTHER_NAMES = {
 
 def _of_all_hosts() -> dict[str, object]:
     """The variables of the kit itself, with what they are on a host."""
-    found = variables.read("group_vars/all/main.yml") | variables.read("group_vars/all/place.yml")
-    layout = variables.read("group_vars/all/layout.yml")
+    found = variables.read("group_vars/all/main.yml") | variables.read(
+        "group_vars/all/kit/place.yml"
+    )
+    layout = variables.read("group_vars/all/kit/layout.yml")
     found |= {name: layout[name] for name in _FOR_PEOPLE}
     return {name: value for name, value in found.items() if name.startswith("llamakit_")}
 
@@ -81,7 +83,7 @@ def test_variables_that_are_named_exist(page: Path) -> None:
     existing = {name for role in variables.ROLES for name in variables.options(role)}
     for file in (pages.ROOT / "group_vars").rglob("*.yml"):
         existing |= set(variables.read(str(file.relative_to(pages.ROOT))))
-    layout = variables.read("group_vars/all/layout.yml")
+    layout = variables.read("group_vars/all/kit/layout.yml")
     existing |= {secret["name"] for secret in layout["llamakit_secrets"]}
     existing |= pages.cells(pages.section(pages.page("docs/monitoring.md"), "Metrics"))
     # What the verbs pass to their plays.

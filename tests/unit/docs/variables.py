@@ -41,7 +41,7 @@ def plain(value: object) -> str:
 
 def tables() -> dict[str, str]:
     """The tables by their names: of each role what people set, and what the kit sets itself."""
-    wired = set(read("group_vars/all/wiring.yml")) | set(read("group_vars/all/place.yml"))
+    wired = set(read("group_vars/all/kit/wiring.yml")) | set(read("group_vars/all/kit/place.yml"))
     made = {}
     for role in ROLES:
         for name, inside in ((role, False), (f"{role}_wired", True)):

@@ -50,7 +50,7 @@ def service_manager(where: Where) -> Iterator[Finding]:
 
 
 def chosen_manager(state_dir: Path) -> str:
-    """What will run the services, as group_vars/local/place.yml chooses it."""
+    """What will run the services, as group_vars/local/kit/place.yml chooses it."""
     if given := os.environ.get("LLAMAKIT_SERVICE_MANAGER"):
         return given
     try:
