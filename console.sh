@@ -39,7 +39,8 @@ help         #                                  # this text
 
 RUNTIME=$ROOT/runtime
 CONTROLLER=$RUNTIME/controller
-INVENTORY=inventory/localhost.yml
+HERE=inventory/localhost.yml
+INVENTORY=$HERE
 HOSTS=
 VERBOSE=()
 
@@ -160,8 +161,8 @@ load_local_settings() {
 # A number that is none would silently become 0 on its way through the templates.
 check_settings() {
   local name
-  for name in $(compgen -e | grep -E '^(LLAMA|POSTGRES_AUTH)_.*(PORT|LIMIT|SECONDS|BYTES|TOKENS)$'); do
-    [[ ${!name} =~ ^[0-9]{0,9}$ ]] || misuse "$name is '${!name}'; expected a whole number"
+  for name in $(compgen -e | grep -E '^(LLAMA|POSTGRES_AUTH)_.*(PORT|LIMIT|SECONDS|BYTES|TOKENS|CONCURRENT|BUDGET|DAYS)$'); do
+    [[ ${!name} =~ ^[0-9]{0,16}$ ]] || misuse "$name is '${!name}'; expected a whole number"
     [[ $name != *_PORT || ! ${!name} ]] || ((10#${!name} >= 1 && 10#${!name} <= 65535)) ||
       misuse "$name is '${!name}'; expected a port, 1 to 65535"
   done
@@ -170,9 +171,15 @@ check_settings() {
 export ANSIBLE_CONFIG=$ROOT/ansible.cfg ANSIBLE_HOME=$RUNTIME/ansible ANSIBLE_REMOTE_TEMP=$RUNTIME/ansible/tmp
 export PIP_CACHE_DIR=${PIP_CACHE_DIR:-$RUNTIME/cache/pip} PIP_ROOT_USER_ACTION=ignore
 
+# An installation that was cut short leaves no controller.
+need_controller() {
+  [[ -f $CONTROLLER/.complete ]] || fail 'the controller in runtime/ is missing, or was installed only in part. Run: ./console.sh setup'
+}
+
 play() {
   local playbook=$1 callback=llamakit_progress
   shift
+  need_controller
   [[ ! $HOSTS ]] || check_hosts
   ((${#VERBOSE[@]} == 0)) || callback=default
   ANSIBLE_STDOUT_CALLBACK=$callback "$CONTROLLER/bin/ansible-playbook" --inventory "$INVENTORY" \
@@ -189,7 +196,10 @@ service_play() {
   play playbooks/service.yml --tags "$tag" -e "{\"service_names\": [${names%,}]}"
 }
 
-kit() { LLAMAKIT_PROGRAM=./console.sh PYTHONPATH=$ROOT/files/kit/src "$CONTROLLER/bin/python" -m llamakit "$@"; }
+kit() {
+  need_controller
+  LLAMAKIT_PROGRAM=./console.sh PYTHONPATH=$ROOT/files/kit/src "$CONTROLLER/bin/python" -m llamakit "$@"
+}
 
 installed() { [[ -f $RUNTIME/state.json ]] || fail 'nothing is installed here yet. Run: ./console.sh start'; }
 
@@ -253,13 +263,15 @@ main() {
     case $1 in
       -v*) VERBOSE+=("$1") ;;
       -l) HOSTS=${2-}; shift; [[ $HOSTS ]] || misuse '-l needs a HOST or a group of inventory/hosts.yml' ;;
-      -i) INVENTORY=${2-}; shift; [[ $INVENTORY ]] || misuse '-i needs an inventory' ;;
+      -i) INVENTORY=${2-}; shift; [[ $INVENTORY ]] || misuse '-i needs an inventory'
+          [[ $INVENTORY == /* ]] || INVENTORY=$STARTED_IN/$INVENTORY ;;
       *) misuse "there is no option $1" ;;
     esac
     shift
   done
   local verb=${1:-help}
   (($# == 0)) || shift
+  [[ $HOSTS || $INVENTORY == "$HERE" ]] || misuse "-i $INVENTORY needs -l HOST too; -l all means every host of it"
   if asks_help "$verb" "$@"; then verb_help "$verb"; return; fi
   if [[ $HOSTS ]]; then there "$verb" "$@"; else here "$verb" "$@"; fi
 }

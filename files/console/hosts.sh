@@ -22,8 +22,9 @@ there() {
   shift
   # A host has no folder of this name, and a user there may not be able to make it.
   unset ANSIBLE_REMOTE_TEMP
-  [[ $INVENTORY != inventory/localhost.yml ]] || INVENTORY=inventory/hosts.yml
-  [[ $INVENTORY == /* || -e $INVENTORY ]] || INVENTORY=$STARTED_IN/$INVENTORY
+  # OpenSSH's sockets have short names: one below a checkout is soon too long.
+  export ANSIBLE_SSH_CONTROL_PATH_DIR=${ANSIBLE_SSH_CONTROL_PATH_DIR:-~/.ansible/cp}
+  [[ $INVENTORY != "$HERE" ]] || INVENTORY=inventory/hosts.yml
   [[ -e $INVENTORY ]] || fail "there is no inventory $INVENTORY. List your hosts in inventory/hosts.yml, or name another with -i"
   case $verb in
     help | -h | --help) help; return ;;

@@ -107,7 +107,8 @@ restore() {
   local file='' yes=''
   read_restore "$@"
   [[ $file ]] || misuse 'restore needs a FILE, or latest; ./console.sh backups lists them'
-  [[ $file == latest || $file == /* ]] || file=$STARTED_IN/$file
+  # Another name is that of a backup among the kit's own.
+  [[ ! -e $STARTED_IN/$file ]] || file=$(realpath -- "$STARTED_IN/$file")
   confirm "$yes" 'This puts the users, keys and usage of the backup in the place of those there are.' restore
   installed
   lock
@@ -125,6 +126,8 @@ uninstall() {
   local purge='' yes=''
   read_uninstall "$@"
   [[ ! $purge ]] || confirm "$yes" 'This removes the models, the users and their keys.' 'uninstall --purge'
+  # Only the play stops what runs.
+  if [[ -f runtime/state.json && ! -f $CONTROLLER/.complete ]]; then bootstrap; fi
   if [[ -f $CONTROLLER/.complete ]]; then
     lock
     play playbooks/uninstall.yml -e "llamakit_purge=${purge:-0}"

@@ -106,7 +106,14 @@ def test_a_busy_port(undisturbed: Checkout, setting: str) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    ["LLAMA_PROXY_PORT=eighty", "POSTGRES_AUTH_PORT=70000", "LLAMA_PROXY_RATE_LIMIT=many"],
+    [
+        "LLAMA_PROXY_PORT=eighty",
+        "POSTGRES_AUTH_PORT=70000",
+        "LLAMA_PROXY_RATE_LIMIT=many",
+        "LLAMA_PROXY_DAY_BUDGET=100,000",
+        "LLAMA_PROXY_MAX_CONCURRENT=two",
+        "LLAMA_PROXY_LOG_RETENTION_DAYS=30d",
+    ],
 )
 def test_a_number_that_is_none(undisturbed: Checkout, setting: str) -> None:
     name, _, value = setting.partition("=")

@@ -22,7 +22,8 @@ def test_a_restore_brings_back_the_users_of_the_backup(three: Checkout) -> None:
     assert ".dump" in saved.out
     assert ".dump" in three.console("backups").out
     three.new_key("later")
-    restored = three.console("restore", "latest", "--yes")
+    name = json.loads(three.console("backups", "--json").out)[0]["name"]
+    restored = three.console("restore", name, "--yes")
     assert restored.code == 0, restored.screen
     listed = three.console("user", "list").out
     assert "kept" in listed

@@ -1,5 +1,6 @@
 """The command line itself: its help, its refusals, and the verbs that change nothing much."""
 
+import fcntl
 import json
 import os
 import re
@@ -32,6 +33,8 @@ def test_help_lists_every_verb(started: Checkout) -> None:
         ("frobnicate",),
         ("--frobnicate",),
         ("-l",),
+        ("-i", "inventory/hosts.yml", "stop"),
+        ("-i", "inventory/hosts.yml", "uninstall", "--purge", "--yes"),
         ("-l", "gpu01", "frobnicate"),
         ("-l", "gpu01", "models"),
         ("-l", "gpu01", "logs", "-f"),
@@ -159,6 +162,23 @@ def test_a_second_console_at_the_same_time_says_so(three: Checkout) -> None:
         assert first.returncode == 0, out + err
     finally:
         end_group(first.pid)
+    assert three.all_up()
+
+
+def test_without_its_controller_nothing_is_removed_below_what_runs(three: Checkout) -> None:
+    """An installation of another controller that is cut short leaves none."""
+    runtime = three.path / "runtime"
+    stamp = (runtime / "controller" / ".complete").rename(runtime / "stamp")
+    try:
+        stopped = three.console("stop")
+        assert (stopped.code, "./console.sh setup" in stopped.err) == (1, True), stopped.screen
+        with (runtime / "console.lock").open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            removed = three.console("uninstall")
+        assert removed.code == 1, "it makes a controller first, and may not now"
+        assert "another ./console.sh" in removed.err, removed.screen
+    finally:
+        stamp.rename(runtime / "controller" / ".complete")
     assert three.all_up()
 
 

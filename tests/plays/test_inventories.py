@@ -60,9 +60,9 @@ class Kit:
         imports = [{"import_playbook": f"playbooks/{name}.yml"} for name in playbooks]
         (self.path / "site.yml").write_text(yaml.safe_dump(imports))
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=self.path, check=False, capture_output=True, text=True, timeout=120,
+            command, cwd=cwd or self.path, check=False, capture_output=True, text=True, timeout=120,
             stdin=subprocess.DEVNULL,
             env={
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -70,10 +70,10 @@ class Kit:
             },
         )  # fmt: skip
 
-    def told(self, *command: str, code: int = 0) -> dict[str, Any]:
+    def told(self, *command: str, code: int = 0, cwd: Path | None = None) -> dict[str, Any]:
         """What the play was given."""
         self._told.unlink(missing_ok=True)
-        run = self.run(*command)
+        run = self.run(*command, cwd=cwd)
         assert run.returncode == code, run.stdout + run.stderr
         told: dict[str, Any] = json.loads(self._told.read_text())
         return told
@@ -152,6 +152,16 @@ def test_an_inventory_may_lie_anywhere(kit: Kit, folder: Path) -> None:
         }
 
 
+def test_an_inventory_is_looked_for_where_one_stands(kit: Kit, folder: Path) -> None:
+    """Though the kit has one of the same name."""
+    write_inventory(kit.path / "inventory", host_vars__one={"llama_server_port": 9010})
+    (folder / "theirs").mkdir()
+    write_inventory(folder / "theirs" / "inventory", host_vars__one={"llama_server_port": 9020})
+    start = (str(kit.path / "console.sh"), "-i", "inventory/hosts.yml", "-l", "one", "start")
+    assert kit.told(*start, cwd=folder / "theirs")["llama_server_port"] == 9020
+    assert kit.told(*start)["llama_server_port"] == 9010
+
+
 def test_settings_that_would_be_ignored_are_refused(kit: Kit, folder: Path) -> None:
     kit.site("preflight", "tell")
     hosts = write_inventory(folder / "theirs", group_vars__all={"llama_server_port": 9010})
@@ -159,3 +169,17 @@ def test_settings_that_would_be_ignored_are_refused(kit: Kit, folder: Path) -> N
     assert run.returncode == 1
     assert f"{folder}/theirs/group_vars/all.yml" in run.stdout + run.stderr
     assert f"{folder}/theirs/group_vars/llm_hosts.yml" in run.stdout + run.stderr
+
+
+def test_main_yml_wins_over_what_the_kit_sets(kit: Kit) -> None:
+    place = kit.path / "group_vars" / "all"
+    names = {
+        name for file in (place / "kit").glob("*.yml") for name in yaml.safe_load(file.read_text())
+    }
+    assert {"llamakit_packages", "auth_proxy_tls_names"} < names
+    with (place / "main.yml").open("a") as main:
+        main.write(yaml.safe_dump(dict.fromkeys(sorted(names), "ours")))
+    run = kit.run("ansible-inventory", "--host", "gpu01")
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert {name for name in names if found[name] != "ours"} == set()
