@@ -192,6 +192,7 @@ INCIDENTS = (
             f"{HTTP}/test_smuggling.py::test_chunks_that_can_be_read_in_two_ways",
             f"{HTTP}/test_smuggling.py::test_a_body_that_goes_on_after_its_answer_is_no_request",
             f"{HTTP}/test_smuggling.py::test_headers_stop_here_both_ways",
+            f"{HTTP}/test_smuggling.py::test_framing_without_an_end_ends_the_connection",
             f"{HTTP}/test_wire.py::test_smuggling",
             f"{HTTP}/test_wire.py::test_bare_line_feeds",
             f"{HTTP}/test_wire.py::test_upgrades_lead_nowhere",

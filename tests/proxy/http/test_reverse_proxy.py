@@ -9,6 +9,7 @@ import pytest
 from support.backend import free_port
 from support.postgres import Postgres
 from support.proxy import Proxy, model_entry, new_proxy, running_proxy
+from support.wire import exchange, head
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,14 @@ async def test_the_log_has_the_client_a_trusted_proxy_names(behind: Proxy) -> No
         for forwarded in sent.values():
             headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
             assert (await client.get("/v1/models", headers=headers)).status_code == 200
-    rows = await asyncio.to_thread(behind.rows, len(sent))
-    assert [row["client"] for row in rows] == list(sent)
+    lines = ("x-forwarded-for: 1.2.3.5", "transfer-encoding: chunked", "connection: close")
+    await exchange(
+        behind.port,
+        head(key, *lines, method="GET", path="/v1/models")
+        + b"0\r\nx-forwarded-for: spoofed, 9.9.9.9\r\n\r\n",
+    )
+    rows = await asyncio.to_thread(behind.rows, len(sent) + 1)
+    assert [row["client"] for row in rows] == [*sent, "1.2.3.5"]
     log = behind.log.read_text()
     assert '"client":"1.2.3.4"' in log
     assert "spoofed" not in log

@@ -80,6 +80,38 @@ async def test_chunks_that_can_be_read_in_two_ways(proxy: Proxy, key: str, body:
     assert b"alive" not in answer
 
 
+@pytest.mark.parametrize(
+    "framing",
+    [(b"0\r\n", b"a: b\r\n"), (b"0\r\na: ", b"x"), (b"1;", b"x"), (b"1;a=", b"x"), (b"", b"0")],
+    ids=["trailers", "a trailer", "an extension", "its value", "a size"],
+)
+async def test_framing_without_an_end_ends_the_connection(
+    proxy: Proxy, framing: tuple[bytes, bytes]
+) -> None:
+    """It costs memory and time, and may come from somebody without a key."""
+    begin, more = framing
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    try:
+        writer.write(head("none", "transfer-encoding: chunked") + begin)
+        assert b"401" in await reader.readline()
+        with pytest.raises(ConnectionError):
+            for _ in range(100):
+                writer.write((more * 8192)[:8192])
+                await writer.drain()
+                await asyncio.sleep(0.01)
+    finally:
+        writer.close()
+
+
+async def test_many_small_chunks_are_a_body(proxy: Proxy, key: str) -> None:
+    chunks = b"1;extension\r\n \r\n" * 50_000 + b"2\r\n{}\r\n0\r\nx: y\r\n\r\n"
+    answer = await exchange(
+        proxy.port, head(key, "transfer-encoding: chunked", "connection: close"), chunks
+    )
+    assert status(answer) == 400
+    assert b'"param":"model"' in answer, answer
+
+
 async def test_chunked_in_http_1_0(proxy: Proxy, key: str) -> None:
     text = head(key, "transfer-encoding: chunked").replace(b"HTTP/1.1", b"HTTP/1.0")
     answer = await exchange(proxy.port, text, b"2\r\n{}\r\n0\r\n\r\n" + INNER)

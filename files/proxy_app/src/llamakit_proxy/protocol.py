@@ -23,6 +23,8 @@ BODY_SECONDS = 45.0
 """A request's body has to be there within this, also one that nobody reads because the request was
 answered by its head. Longer than what a request may take that does read it: that one gets a 408."""
 MAX_HEAD = 32 << 10
+MAX_FRAMING = 32 << 10
+"""Bytes of a chunked body without one that is content: extensions of chunks, and trailers."""
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -42,6 +44,7 @@ class Protocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _body_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _framing_bytes = 0
     _in_head = True
     _completed = 0
     _lost = False
@@ -64,12 +67,15 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         completed = self._completed
+        self._framing_bytes += len(data)
         super().data_received(data)
         # What ends one request may begin the next head: those few bytes go uncounted, once.
         if self._in_head and self._completed == completed:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
                 self._refuse(431, "headers_too_large", "The request's headers are too large.")
+        elif self._framing_bytes > MAX_FRAMING and not self._in_head:
+            self.transport.abort()
         self._set_a_timer()
 
     def on_message_begin(self) -> None:
@@ -78,9 +84,19 @@ class Protocol(HttpToolsProtocol):
         if self._head_timer is None:
             self._expect_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # A trailer is none of the request's headers: it would be one that nobody in front has seen.
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
+        super().on_body(body)
+
     def on_headers_complete(self) -> None:
         self._stop_head_timer()
         self._in_head = False
+        self._framing_bytes = 0
         size = sum(map(len, chain.from_iterable(self.headers))) + len(self.url)
         if size > MAX_HEAD:
             self._refuse(431, "headers_too_large", "The request's headers are too large.")
