@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llamakit_proxy.allowance import Allowance, Kind, Rule, duration
 from llamakit_proxy.identity import Identity
-from llamakit_proxy.limits import prompt_estimate, rules_of
+from llamakit_proxy.limits import prompt_estimate, reservation, rules_of
 from llamakit_proxy.settings import from_values
 from llamakit_proxy.window import SLICES, Window
 
@@ -75,6 +75,19 @@ def test_refusals() -> None:
         never = Allowance(rule, False, 0, 50.0, None).refusal(1000)
         assert "Retry-After" not in never.headers
         assert never.headers["x-should-retry"] == "false"
+
+
+@given(
+    size=st.integers(0, 300), choices=st.integers(1, 8), most=st.integers(1, 120),
+    n_ctx=st.integers(1, 100),
+)  # fmt: skip
+def test_a_reservation_is_the_most_that_a_request_may_take(
+    size: int, choices: int, most: int, n_ctx: int
+) -> None:
+    prompt, answers = reservation(size, choices, most, n_ctx)
+    possible = range(min(prompt_estimate(size), n_ctx) + 1)
+    assert prompt == possible[-1]
+    assert prompt + answers == max(real + choices * min(most, n_ctx - real) for real in possible)
 
 
 def test_durations() -> None:

@@ -74,3 +74,15 @@ def test_a_budget_of_which_nothing_is_known_yet_is_whole(kind: Kind) -> None:
     meter = ledger.meter(1, Rule(kind, 100))
     assert meter.until == -inf
     assert alone(ledger, meter, NOW, 150) == 100
+    error = ledger.take_alone(meter, 1, NOW).refusal(1)
+    assert (error.status, error.headers["Retry-After"]) == (429, str(int(BUDGET_RETRY_SECONDS)))
+
+
+@BUDGETS
+def test_what_was_spent_of_a_budget_that_is_over_is_not_reported_to_the_next(kind: Kind) -> None:
+    for spent_at, reported in ((END - 1, 0), (END + 1, 8)):
+        ledger, meter = leased(Rule(kind, 100), granted=10, free=25)
+        assert ledger.take(meter, 8, END - 2)
+        ledger.settle(meter, 8, 8, spent_at)
+        (report,) = ledger.reports(END + 5, 1)
+        assert report.spent == reported

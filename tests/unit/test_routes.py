@@ -52,6 +52,8 @@ def test_names() -> None:
         ({"models": [entry(backends=[{"url": "https://x:1"}])]}, "http://HOST:PORT"),
         ({"models": [entry(backends=[{"url": "http://x/v1"}])]}, "http://HOST:PORT"),
         ({"models": [entry(backends=[{"url": "http://x:99999"}])]}, "http://HOST:PORT"),
+        ({"models": [entry(backends=[{"url": "http://gpu..local:1"}])]}, "http://HOST:PORT"),
+        ({"models": [entry(backends=[{"url": f"http://{'x' * 64}:1"}])]}, "http://HOST:PORT"),
         ({"models": [entry(backends=[{"url": "http://x:1", "capacity": 0}])]}, "1 or more"),
     ],
 )

@@ -111,6 +111,7 @@ def test_seed() -> None:
         ("logit_bias", {"\u0661": 1}),
         ("logit_bias", {str(2**31): 1}),
         ("logit_bias", {"9" * 50: 1}),
+        ("logit_bias", {"9" * 5000: 1}),
         ("logit_bias", [1]),
         ("logprobs", True),
         ("top_logprobs", 1),

@@ -309,17 +309,22 @@ async def test_errors_for_one_user_do_not_take_the_model_from_others(
             assert text_of(await other.post(CHAT, json=ask(name))) == "good"
 
 
-async def test_embeddings_go_on_elsewhere_with_what_is_left(proxy: Proxy, key: str) -> None:
+@pytest.mark.parametrize("empty_first", [False, True])
+async def test_embeddings_go_on_elsewhere_with_what_is_left(
+    proxy: Proxy, key: str, empty_first: bool
+) -> None:
     asked: list[int] = []
 
     async def embeds(call: Call) -> None:
         asked.append(len(call.body["input"]))
-        data = [{"embedding": [0.5]} for _ in call.body["input"]]
-        body = json.dumps({"data": data, "usage": {"prompt_tokens": 1}}).encode()
+        vector = [] if empty_first and len(asked) == 2 else [0.5]
+        data = [{"embedding": vector} for _ in call.body["input"]]
+        usage = {"prompt_tokens": len(data)}
+        body = json.dumps({"data": data, "usage": usage}).encode()
         await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
 
     async def embeds_once(call: Call) -> None:
-        if asked:
+        if asked and not empty_first:
             raise ConnectionError
         await embeds(call)
 
@@ -327,8 +332,8 @@ async def test_embeddings_go_on_elsewhere_with_what_is_left(proxy: Proxy, key: s
         name = await route(proxy, one.url, two.url, kind="embedding")
         body = {"model": name, "input": ["x"] * 100}
         response = await client.post("/v1/embeddings", json=body)
-        assert len(response.json()["data"]) == 100
-        assert asked == [64, 36]
+        assert len(response.json()["data"]) == response.json()["usage"]["prompt_tokens"] == 100
+        assert asked == ([64, 36, 36] if empty_first else [64, 36])
 
 
 @pytest.mark.parametrize("stream", [False, True])

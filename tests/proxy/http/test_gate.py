@@ -293,6 +293,7 @@ async def test_methods(proxy: Proxy, key: str) -> None:
             ("PUT", "/v1/embeddings", "POST, OPTIONS"),
             ("POST", "/v1/models", "GET, HEAD, OPTIONS"),
             ("DELETE", "/v1/models/script", "GET, HEAD, OPTIONS"),
+            ("POST", "/openapi.json", "GET, HEAD, OPTIONS"),
         ):
             response = await client.request(method, path)
             assert response.status_code == 405
@@ -300,6 +301,8 @@ async def test_methods(proxy: Proxy, key: str) -> None:
             assert response.json()["error"]["code"] == "method_not_allowed"
         options = await client.options(CHAT, headers={"Origin": "https://evil.example"})
         assert (options.status_code, options.headers["allow"]) == (200, "POST, OPTIONS")
+        page = await client.options("/openapi.json")
+        assert (page.status_code, page.headers["allow"]) == (200, "GET, HEAD, OPTIONS")
         assert not any(name.startswith("access-control") for name in options.headers)
         page = await client.post("/healthz")
         assert page.status_code == 405

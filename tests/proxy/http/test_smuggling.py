@@ -95,12 +95,16 @@ async def test_framing_without_an_end_ends_the_connection(
         writer.write(head("none", "transfer-encoding: chunked") + begin)
         assert b"401" in await reader.readline()
         with pytest.raises(ConnectionError):
-            for _ in range(100):
-                writer.write((more * 8192)[:8192])
-                await writer.drain()
-                await asyncio.sleep(0.01)
+            await pour(writer, (more * 8192)[:8192])
     finally:
         writer.close()
+
+
+async def pour(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    for _ in range(100):
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0.01)
 
 
 async def test_many_small_chunks_are_a_body(proxy: Proxy, key: str) -> None:

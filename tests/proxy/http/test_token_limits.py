@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import httpx
+import pytest
 
 from llamakit_proxy import users
 from llamakit_proxy.limits import prompt_estimate
@@ -18,6 +19,7 @@ from support.fake_backend import (
     HEAD,
     Call,
     FakeBackend,
+    chunked,
     delta,
     fake_backend,
     three_and_wait,
@@ -179,12 +181,21 @@ async def broken(call: Call) -> None:
     await call.send(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n")
 
 
-async def test_what_failed_before_a_token_came_costs_none(own: Proxy) -> None:
+async def too_long(call: Call) -> None:
+    event = b'data: {"error":{"code":"context_length_exceeded"}}\n\n'
+    await call.send(HEAD, chunked(event), DONE, END)
+
+
+@pytest.mark.parametrize(("answer", "status"), [(broken, 502), (too_long, 400)])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_failed_before_a_token_came_costs_none(
+    own: Proxy, answer: Callable[[Call], Awaitable[None]], status: int, stream: bool
+) -> None:
     key = own.new_key("unlucky", token_limit=1000)
-    async with faked(own, broken), own.client(key) as client:
+    async with faked(own, answer), own.client(key) as client:
         for _ in range(3):
-            answer = await client.post(CHAT, json=ask("fake", max_tokens=900))
-            assert answer.status_code == 502
+            response = await client.post(CHAT, json=ask("fake", max_tokens=900, stream=stream))
+            assert response.status_code == status
     await asyncio.to_thread(wait_for, lambda: spent(own, "tokens") == 0, 10, "a settlement")
 
 

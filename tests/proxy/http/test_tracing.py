@@ -112,6 +112,18 @@ async def test_a_chat(
     assert collector.resources[-1]["service.name"] == "llamakit-proxy"
 
 
+async def test_several_answers_wait_within_their_request(
+    traced: Proxy, collector: Collector
+) -> None:
+    """The later ones of each, for those of the other."""
+    asked = (ask(traced, chat(n=3, max_tokens=50)) for _ in range(2))
+    for request_id, status in await asyncio.gather(*asked):
+        assert status == 200
+        root, queue, operation = await asyncio.to_thread(collector.trace, request_id)
+        assert root.start_time_unix_nano <= queue.start_time_unix_nano
+        assert queue.end_time_unix_nano <= operation.start_time_unix_nano
+
+
 async def test_other_requests(traced: Proxy, collector: Collector) -> None:
     embedding, status = await ask(traced, {"model": "embed", "input": "x"}, "/v1/embeddings")
     assert status == 200

@@ -58,9 +58,11 @@ class Application:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._pages = pages.create(service)
-        self._page_paths = frozenset(
-            path for route in self._pages.routes if (path := getattr(route, "path", None))
-        )
+        self._targets = _TARGETS | {
+            path: Target(path, "GET", self._page)
+            for route in self._pages.routes
+            if (path := getattr(route, "path", None))
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -73,16 +75,14 @@ class Application:
         if path in PUBLIC or (path == METRICS and client.here):
             await self._public(scope, receive, send)
             return
-        target = _TARGETS.get(path)
+        target = self._targets.get(path)
         if target is None and path.startswith(MODEL_PREFIX) and len(path) > len(MODEL_PREFIX):
             target = _ONE_MODEL
-        page = path in self._page_paths
-        template = target.template if target else path if page else UNKNOWN
         exchange = Exchange(
             scope,
             receive,
             send,
-            template,
+            target.template if target else UNKNOWN,
             self.service.settings.write_timeout_seconds,
             client=client.address,
         )
@@ -90,8 +90,6 @@ class Application:
         self.service.exchanges.add(exchange)
         try:
             await self._stages(exchange, target)
-            if page:
-                await self._pages(scope, receive, exchange.recorded_send)
         except ApiError as error:
             await self._fail(exchange, error)
         except ClientGoneError:
@@ -106,6 +104,10 @@ class Application:
             self.service.exchanges.discard(exchange)
             exchange.close()
             self.service.account(exchange)
+
+    async def _page(self, _: Service, exchange: Exchange) -> None:
+        """A page that the key is good for."""
+        await self._pages(exchange.scope, exchange.receive, exchange.recorded_send)
 
     async def _public(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A page that needs no key. Who asks and does not read holds no connection for ever."""
@@ -129,9 +131,8 @@ class Application:
         await service.limits.enter(exchange, identity)
         scopes.check(identity, exchange.scope["path"])
         if target is None:
-            if exchange.path == UNKNOWN:
-                raise _nothing_at(exchange.scope["path"])
-        elif exchange.method == "OPTIONS":
+            raise _nothing_at(exchange.scope["path"])
+        if exchange.method == "OPTIONS":
             await exchange.respond(200, b"", [(b"allow", target.allow.encode())])
         elif exchange.method == target.method or (
             exchange.method == "HEAD" and target.method == "GET"

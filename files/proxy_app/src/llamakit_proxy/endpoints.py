@@ -12,7 +12,7 @@ from .embeddings import Embedder
 from .errors import ApiError, invalid
 from .exchange import Exchange
 from .fan_out import FanOut
-from .limits import prompt_estimate
+from .limits import prompt_estimate, reservation
 from .queue import AdmissionQueue, Place
 from .relay import Relay
 from .routes import Kind, Route
@@ -111,9 +111,9 @@ def _tokens(route: Route, prepared: Prepared, bodies: list[bytes]) -> tuple[int,
     """How many tokens the prompts and the answers may take: never more than the context holds."""
     choices = len(bodies) // prepared.prompts
     most: int = prepared.document["max_tokens"]
-    prompts = [min(prompt_estimate(len(body)), route.n_ctx) for body in bodies[::choices]]
     # A prompt counts once, however many choices it has.
-    return sum(prompts), choices * sum(min(most, route.n_ctx - prompt) for prompt in prompts)
+    parts = [reservation(len(body), choices, most, route.n_ctx) for body in bodies[::choices]]
+    return sum(prompt for prompt, _ in parts), sum(answers for _, answers in parts)
 
 
 def _enter(

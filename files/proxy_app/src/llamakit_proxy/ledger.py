@@ -240,6 +240,9 @@ class Ledger:
         if rule.window:
             # What has left the window was never anybody's concern.
             meter.spent = min(meter.spent, meter.here.used(now))
+        elif meter.spent_at < meter.until <= now:
+            # It is of the day or the month that is over, and would be counted in the next one.
+            meter.spent = 0
         left = meter.left(now) if meter.bucket is not None else 0
         wanted = sum(ask.amount for ask in meter.waiting)
         idle = not wanted and meter.used_at + IDLE_SECONDS <= now

@@ -160,11 +160,23 @@ def prompt_estimate(size: int) -> int:
     return -(-size // BYTES_PER_TOKEN)
 
 
+def reservation(size: int, choices: int, most: int, n_ctx: int) -> tuple[int, int]:
+    """Tokens that a prompt of ``size`` bytes and its answers may take together, apart.
+
+    Each of the ``choices`` answers has ``most`` tokens, or what the prompt leaves of the context. A
+    prompt that turns out shorter than its estimate leaves more to every one of them.
+    """
+    prompt = min(prompt_estimate(size), n_ctx)
+    most = min(most, n_ctx)
+    return prompt, min(prompt, n_ctx - most) + choices * most - prompt
+
+
 def _used(exchange: Exchange, charge: Charge) -> int:
-    """Tokens a request took: what the backend counted; else, when it was cut off, what came."""
+    """Tokens a request took: what the backend counted; else, when it was cut off, what came. One
+    that failed before its first token took none."""
     if exchange.prompt_tokens is not None:
         return exchange.prompt_tokens + (exchange.completion_tokens or 0)
     left_by_the_client = exchange.cause in (Cause.CLIENT_GONE, Cause.CLIENT_SLOW)
-    if exchange.generated or (exchange.begun and left_by_the_client):
+    if exchange.ttft_seconds is not None or (exchange.begun and left_by_the_client):
         return min(charge.reserved, charge.prompt + exchange.generated)
     return 0

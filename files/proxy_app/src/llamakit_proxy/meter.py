@@ -161,7 +161,8 @@ class Meter:
         if rule.kind is Kind.CONCURRENT:
             return Allowance(rule, False, remaining, 0.0, CONCURRENT_RETRY_SECONDS)
         if rule.kind.calendar:
-            retry = min(self.until - now, BUDGET_RETRY_SECONDS)
+            left = self.until - now if self.until > -inf else inf
+            retry = min(left, BUDGET_RETRY_SECONDS)
             return Allowance(rule, False, remaining, retry, retry)
         retry = self.here.until_free(used + amount - rule.limit, now)
         return Allowance(rule, False, remaining, self.here.until_empty(now), retry)

@@ -239,6 +239,8 @@ def _backend(entry: object, where: str, secret: Callable[[str], str]) -> Backend
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        # A label that is empty or too long fails whoever looks the name up.
+        (host or "").encode("idna")
     except ValueError:
         host = port = None
     if not host or parts.scheme != "http" or parts.path.strip("/") or parts.query:

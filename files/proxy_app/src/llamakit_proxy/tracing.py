@@ -134,8 +134,11 @@ class Tracing:
         queue_seconds, asked_at = exchange.queue_seconds, exchange.asked_at
         if queue_seconds is not None:
             waited_until = ended_at if asked_at is None else asked_at
-            since = _nanoseconds(exchange, waited_until - queue_seconds)
-            queue = self._tracer.start_span("queue", inside, start_time=since)
+            # Several generations wait one after another, the later ones when the first was asked.
+            since = max(exchange.started_at, waited_until - queue_seconds)
+            queue = self._tracer.start_span(
+                "queue", inside, start_time=_nanoseconds(exchange, since)
+            )
             queue.end(_nanoseconds(exchange, waited_until))
             self._made += 1
         if asked_at is not None:

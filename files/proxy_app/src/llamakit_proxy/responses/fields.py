@@ -127,13 +127,8 @@ FIELDS = table(
         "'context_management' is not supported: shorten 'input' yourself.",
         neutral=([],),
     ),
-    Field("moderation", "object", "refused", "'moderation' is not supported."),
+    *_of_chat("moderation"),
     Field("image", "object", "refused", "'image' is not supported: the models here take text."),
     Field("access_programs", "object", "refused", "'access_programs' is not supported."),
-    Field(
-        "prompt_cache_options",
-        "object",
-        "refused",
-        "'prompt_cache_options' is not supported: the cache is the model's context.",
-    ),
+    *_of_chat("prompt_cache_options"),
 )

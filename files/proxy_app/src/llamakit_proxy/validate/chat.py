@@ -71,6 +71,13 @@ FIELDS = table(
     ),
     Field("audio", "object", "refused", "'audio' is not supported."),
     Field("web_search_options", "object", "refused", "'web_search_options' is not supported."),
+    Field("moderation", "object", "refused", "'moderation' is not supported."),
+    Field(
+        "prompt_cache_options",
+        "object",
+        "refused",
+        "'prompt_cache_options' is not supported: the cache is the model's context.",
+    ),
 )
 
 

@@ -1,5 +1,6 @@
 """How tokens are chosen and how many: the fields chat and plain completions share."""
 
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from .fields import Field, describe
 MAX_CHOICES = 8
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
+_TOKEN_ID = re.compile(r"[0-9]{1,10}")
 MAX_BIASES = 1024
 SEEDS = 2**32 - 1
 """llama.cpp takes 32 bits, and the highest of them as "choose one"."""
@@ -188,8 +190,7 @@ def _biases(value: dict[str, Any]) -> dict[str, float]:
     if len(value) > MAX_BIASES:
         raise invalid(f"'logit_bias' has more than {MAX_BIASES} entries.", param="logit_bias")
     for token, bias in value.items():
-        # isascii: str.isdigit is also true for digits that only other scripts use.
-        if not (token.isascii() and token.isdigit()) or int(token) >= 2**31:
+        if not _TOKEN_ID.fullmatch(token) or int(token) >= 2**31:
             raise invalid(
                 "'logit_bias' must map token ids, written as digits, to numbers.",
                 param="logit_bias",
