@@ -4,13 +4,16 @@
 # Through env, because setpriv itself still has root's rights when it looks its program up.
 as_stranger() { setpriv --reuid=65534 --regid=65534 --clear-groups env "$@"; }
 
+# What a verb answers is on stdout, and may be somebody's to read.
+progress() { say "$*" >&2; }
+
 # Root's services run as a user of their own. Where that user could not reach the checkout (it lies
 # below /root, say), everything they use goes to /var/lib, and links in the checkout lead there.
 prepare_folders() {
   local name home
   if ((EUID == 0)) && ! as_stranger test -x "$ROOT"; then
     home=/var/lib/llamakit-local/$(printf %s "$ROOT" | sha256sum | cut -c1-6)
-    [[ -L runtime ]] || say "The services' user cannot reach $ROOT: keeping their files in $home."
+    [[ -L runtime ]] || progress "The services' user cannot reach $ROOT: keeping their files in $home."
     for name in runtime logs data models; do
       [[ -L $name ]] && continue
       mkdir -p "$home"
@@ -85,7 +88,7 @@ bootstrap() {
   if [[ $(cat "$CONTROLLER/.complete" 2>/dev/null) != "$(controller_stamp)" ]]; then
     lock
     python=$(find_python)
-    say "==> Install the controller: Ansible and the kit's own programs, into runtime/"
+    progress "==> Install the controller: Ansible and the kit's own programs, into runtime/"
     if [[ $BUNDLE ]]; then from_bundle "$python"; else from_index "$python"; fi
     controller_stamp >"$CONTROLLER/.complete"
   fi
@@ -124,7 +127,7 @@ install_collections() {
     --collections-path "$RUNTIME/collections" --timeout 10 >"$RUNTIME/galaxy.log" 2>&1; then
     return
   fi
-  say "  Galaxy cannot be reached (runtime/galaxy.log): taking the collections from PyPI"
+  progress "  Galaxy cannot be reached (runtime/galaxy.log): taking the collections from PyPI"
   wheel=$(mktemp -d -p "$RUNTIME")
   "$CONTROLLER/bin/python" -m pip download --quiet --no-input --disable-pip-version-check \
     --require-hashes --no-deps --only-binary :all: --dest "$wheel" --requirement requirements/collections.txt

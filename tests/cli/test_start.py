@@ -53,14 +53,14 @@ def fresh(request: pytest.FixtureRequest, new_checkout: NewCheckout) -> Iterator
 def kill_at(checkout: Checkout, moment: str) -> bool:
     """Starts, and kills the whole process group when ``moment`` is printed; whether it was."""
     while True:
-        child = checkout.spawn([str(checkout.path / "console.sh"), "start"])
+        child = checkout.spawn(["bash", "-c", "exec ./console.sh start 2>&1"])
         assert child.stdout is not None
-        assert child.stderr is not None
+        line = ""
         try:
             for line in child.stdout:
                 if moment in line:
                     return True
-            if AT_WORK not in child.stderr.read():
+            if AT_WORK not in line:
                 return False
         finally:
             end_group(child.pid)

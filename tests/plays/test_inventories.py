@@ -48,7 +48,9 @@ class Kit:
             (controller / name).symlink_to(Path(sys.prefix) / name)
         locks = ["requirements/controller.txt", "requirements/collections.txt", "requirements.yml"]
         sums = subprocess.run(["sha256sum", *locks], cwd=place, check=True, capture_output=True)
-        (controller / ".complete").write_text(hashlib.sha256(sums.stdout).hexdigest()[:16])
+        version = "{}.{}".format(*sys.version_info)
+        stamp = f"{hashlib.sha256(sums.stdout).hexdigest()[:16]}\n{version}\n"
+        (controller / ".complete").write_text(stamp)
         values = ", ".join(f"'{name}': {name} | default('')" for name in SHOWN)
         tell = {"content": f"{{{{ {{{values}}} | to_json }}}}", "dest": str(self._told)}
         play = {"hosts": "llm_hosts", "gather_facts": False, "tasks": [{"copy": tell}]}
@@ -183,3 +185,15 @@ def test_main_yml_wins_over_what_the_kit_sets(kit: Kit) -> None:
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
     assert {name for name in names if found[name] != "ours"} == set()
+
+
+def test_what_a_host_says_keeps_its_streams_apart(kit: Kit, folder: Path) -> None:
+    """So that a new key, or JSON, can be taken from stdout."""
+    programs = folder / "programs"
+    programs.mkdir()
+    (programs / "llamakit-users").write_text('#!/bin/sh\necho "the key of $4"\necho created >&2\n')
+    (programs / "llamakit-users").chmod(0o755)
+    place = {"llamakit_programs_dir": str(programs)}
+    write_inventory(kit.path / "inventory", host_vars__one=place)
+    run = kit.run("./console.sh", "-l", "one", "user", "create", "--username", "alice")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "the key of alice\n", "created\n")

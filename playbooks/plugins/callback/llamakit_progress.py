@@ -18,7 +18,8 @@ description:
   - Prints a play's name once, a line for every task that changed something or took long, what a
     debug task says, and for a failure only its message and the program's own output.
   - With C(LLAMAKIT_ANSWERS_ONLY) set, what debug tasks say goes to stdout as it is, failures go to
-    stderr, and nothing else is printed.
+    stderr, and nothing else is printed. Of a dictionary of C(stdout_lines) and
+    C(stderr_lines) each goes where it belongs.
 """
 
 QUIET_SECONDS = 5.0
@@ -37,6 +38,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible has no type
         self._answers_only = bool(os.environ.get("LLAMAKIT_ANSWERS_ONLY"))
         self._tty = sys.stdout.isatty() and not self._answers_only
         self._answers: list[tuple[str, list[str]]] = []
+        self._remarks: list[tuple[str, list[str]]] = []
         self._lock = threading.Lock()
         self._task = ""
         self._began = 0.0
@@ -100,20 +102,24 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible has no type
 
     def _said(self, result: Any) -> None:
         """What a debug task says: the answer of a command, or a warning."""
-        message = result.result.get("msg", "")
+        message, remarks = result.result.get("msg", ""), []
+        if isinstance(message, dict):
+            message, remarks = message["stdout_lines"], message["stderr_lines"]
         lines = message if isinstance(message, list) else str(message).splitlines()
         with self._lock:
             self._task = ""
             self._answers.append((result.host.get_name(), lines))
-            for line in lines:
+            self._remarks.append((result.host.get_name(), remarks))
+            for line in [*remarks, *lines]:
                 self._line(f"  ! {self._host(result)}{line}")
 
     def _answer(self) -> None:
         """Every host's answer, with its name where there are several."""
-        for host, lines in self._answers:
-            heading = [f"{host}:"] if len({name for name, _ in self._answers}) > 1 else []
-            sys.stdout.write("".join(f"{line}\n" for line in [*heading, *lines]))
-        sys.stdout.flush()
+        for stream, said in ((sys.stderr, self._remarks), (sys.stdout, self._answers)):
+            for host, lines in said:
+                heading = [f"{host}:"] if lines and len({name for name, _ in said}) > 1 else []
+                stream.write("".join(f"{line}\n" for line in [*heading, *lines]))
+            stream.flush()
 
     @staticmethod
     def _host(result: Any) -> str:
