@@ -9,7 +9,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+    [
+        *(
+            ROOT / name
+            for name in ("README.md", "AGENTS.md", "CHANGELOG.md", "benchmarks/README.md")
+        ),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs" / "monitoring").glob("*.yml"),
+    ]
 )
 
 _FENCE = re.compile(r"^```[a-z]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)

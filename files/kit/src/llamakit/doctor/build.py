@@ -86,7 +86,7 @@ def graphics(where: Where) -> Iterator[Finding]:
     if not nvidia and not amd:
         yield Finding("ok", "gpu", "none; the CPU is used")
         return
-    kind = "NVIDIA" if nvidia else "AMD"
+    kind, setting = ("NVIDIA", "cuda") if nvidia else ("AMD", "rocm")
     libraries = [path.name for path in (where.state_dir / "llama_server").glob("**/libggml-*.so")]
     wanted = "cuda" if nvidia else "hip"
     if not libraries:
@@ -98,7 +98,8 @@ def graphics(where: Where) -> Iterator[Finding]:
             "warn",
             "gpu",
             f"{kind}, but the engine was built for the CPU",
-            "install the driver's toolkit and build with -DGGML_CUDA=on (docs/configuration.md)",
+            f"install the driver's toolkit, write LLAMAKIT_ACCELERATOR={setting} into "
+            "config/local.env, and start again (docs/configuration.md, GPU)",
         )
 
 

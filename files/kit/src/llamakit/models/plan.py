@@ -44,7 +44,7 @@ class Candidate:
 
 
 def build_plan(config: Config, options: PlanOptions) -> dict[str, Any]:
-    """The plan as one JSON-able document (its shape is described in the README).
+    """The plan as one JSON-able document.
 
     Raises:
         ConfigError: with everything that is wrong in the configuration.
