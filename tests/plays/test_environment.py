@@ -1,5 +1,6 @@
 """Environments are named by what is in them and by the Python that made them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,17 @@ def make(folder: Path, interpreter: str) -> Play:
     )
     assert play.code == 0, play.output
     return play
+
+
+def test_every_user_can_run_it_whatever_the_logins_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        made = Path(make(tmp_path, "cpython-311 /usr").result)
+    finally:
+        os.umask(before)
+    for path in (made.parent, *made.rglob("*")):
+        wanted = 0o055 if path.is_dir() or path.stat().st_mode & 0o100 else 0o044
+        assert path.is_symlink() or path.stat().st_mode & 0o077 == wanted, path
 
 
 def test_a_second_run_changes_nothing_and_another_python_makes_another(tmp_path: Path) -> None:

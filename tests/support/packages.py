@@ -26,6 +26,11 @@ words = [word for word in sys.argv[1:] if not word.startswith("-")]
 if Path(sys.argv[0]).name == "dpkg-query":
     print("\\n".join(f"{name} installed" for name in here))
 elif words[0] == "update":
+    busy = folder / "busy"
+    if busy.exists() and busy.read_text():
+        busy.write_text(busy.read_text()[1:])
+        sys.exit("E: Could not get lock /lists/lock. It is held by process 7 (apt-get)\\n"
+                 "E: Unable to lock directory /lists/")
     (folder / "lists").touch()
 elif words[0] == "install":
     if not (folder / "lists").exists() or not set(words[1:]) <= needs.keys():
@@ -61,3 +66,7 @@ class World:
 
     def install(self, *names: str) -> None:
         (self.folder / "here.json").write_text(json.dumps(names))
+
+    def busy(self, times: int) -> None:
+        """So many updates find another apt at work."""
+        (self.folder / "busy").write_text("x" * times)

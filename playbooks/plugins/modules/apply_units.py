@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import glob
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -119,6 +120,11 @@ class Applier:
         """Whether a unit is the owner's by its name; without an owner none is."""
         return bool(owner) and unit.startswith(self.prefix + owner)
 
+    def ours(self, name: str) -> bool:
+        """Whether something has this deployment's prefix. A checkout that root runs on the same
+        machine has six digits after it."""
+        return bool(re.match(rf"{re.escape(self.prefix)}(?![0-9a-f]{{6}}[-.])", name))
+
     def units_on_disk(self) -> list[str]:
         """Every unit of this deployment that has a file, but for the target."""
         if not os.path.isdir(self.unit_dir):
@@ -126,7 +132,7 @@ class Applier:
         return sorted(
             name
             for name in os.listdir(self.unit_dir)
-            if name.startswith(self.prefix)
+            if self.ours(name)
             and name.endswith(KINDS)
             and os.path.isfile(os.path.join(self.unit_dir, name))
         )
@@ -282,7 +288,8 @@ class Applier:
         if os.path.isfile(os.path.join(self.unit_dir, self.target)):
             units.append(self.target)
         self.drop(units, self.systemd.show(units))
-        folders = glob.glob(os.path.join(glob.escape(self.unit_dir), f"{self.prefix}*.wants"))
+        wants = glob.glob(os.path.join(glob.escape(self.unit_dir), "*.wants"))
+        folders = [folder for folder in wants if self.ours(os.path.basename(folder))]
         folders += [os.path.join(self.unit_dir, f"{self.target}.wants")]
         folders += [os.path.join(self.state_dir, name) for name in ("started.d", "services.d")]
         for folder in filter(os.path.isdir, folders):
@@ -338,6 +345,8 @@ def act(applier: Applier, given: dict[str, Any]) -> list[Failure]:
 
 
 def main() -> None:
+    # As modes are meant here, whatever the login's is.
+    os.umask(0o022)
     module = AnsibleModule(
         argument_spec={
             "action": {

@@ -29,6 +29,8 @@ CHUNK = 1 << 20
 
 
 def main() -> None:
+    # As modes are meant here, whatever the login's is.
+    os.umask(0o022)
     module = AnsibleModule(
         argument_spec={
             "files": {"type": "list", "elements": "dict", "required": True},

@@ -224,9 +224,16 @@ def test_a_name_that_nobody_has_is_refused(host: Host) -> None:
 
 
 def test_removing_leaves_nothing_behind(host: Host) -> None:
+    units = host.folder / "units"
+    # A checkout's on the same machine, which root runs.
+    others = {units / "t-1a2b3c-web.service", units / "t-1a2b3c.target"}
+    for other in others:
+        other.touch()
+    (units / "t-1a2b3c.target.wants").mkdir()
     assert host.apply(host.service(), host.service("web-2")).code == 0
     assert host.apply(action="removed").code == 0
-    assert not [path for path in (host.folder / "units").rglob("*") if path.name.startswith("t")]
+    left = {path for path in units.rglob("*") if path.name.startswith("t")}
+    assert left == others | {units / "t-1a2b3c.target.wants"}
     assert not (host.folder / "started.d").exists()
     assert not (host.folder / "services.d").exists()
     assert host.apply(action="removed").result["changed"] is False

@@ -53,3 +53,19 @@ def test_a_package_that_there_is_not(world: World, capsys: pytest.CaptureFixture
     said = capsys.readouterr().err
     assert "apt-get can't install absent: E: Unable to locate package absent" in said
     assert "apt-get update && apt-get install --simulate absent" in said
+
+
+def test_another_apt_at_work_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that has just booted updates its lists by itself."""
+    monkeypatch.setattr(apt_packages, "AGAIN_SECONDS", 0.01)
+    world.busy(times=3)
+    assert apt_packages.note(world.state, ["zone"]) == ["zone"]
+
+
+def test_another_apt_that_does_not_end_is_told_of(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apt_packages, "LOCK_SECONDS", 0.0)
+    world.busy(times=3)
+    with pytest.raises(apt_packages.AptError, match="Unable to lock"):
+        apt_packages.note(world.state, ["zone"])

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from llamakit.arguments import Commands
 # A package that is only upgraded has its present version in brackets.
 _NEW = re.compile(r"^Inst (\S+) \(", re.MULTILINE)
 _GONE = re.compile(r"^(?:Remv|Purg) (\S+) ", re.MULTILINE)
+_LOCKED = re.compile(r"^E: (?:Could not get lock|Unable to lock) ", re.MULTILINE)
+LOCK_SECONDS = 300.0
+"""How long another apt may be at work: a host that has just booted updates its lists by itself."""
+AGAIN_SECONDS = 2.0
 
 
 class AptError(Exception):
@@ -110,13 +115,19 @@ def _simulate(*arguments: str) -> str:
 
 
 def _apt(*arguments: str) -> str:
-    result = subprocess.run(
-        ["apt-get", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-    )
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        result = subprocess.run(
+            ["apt-get", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+        )
+        locked = result.returncode != 0 and _LOCKED.search(result.stderr)
+        if not locked or time.monotonic() > deadline:
+            break
+        time.sleep(AGAIN_SECONDS)
     if result.returncode != 0:
         raise AptError((result.stderr.strip().splitlines() or ["no reason given"])[-1])
     return result.stdout

@@ -60,6 +60,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status is 2 for wrong arguments or a wrong configuration."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # The services' user reads what is written, whatever the login's umask is.
+    os.umask(0o022)
     try:
         options = build_parser(arguments[0] if arguments else None).parse_args(arguments)
         code = int(options.run(options))
