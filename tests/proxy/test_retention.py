@@ -1,5 +1,6 @@
 """Old rows of the request log go, a day at a time, and harm nobody; their sums stay."""
 
+import asyncio
 import dataclasses
 import time
 from datetime import UTC, date, datetime, timedelta
@@ -7,11 +8,12 @@ from datetime import UTC, date, datetime, timedelta
 import psycopg
 import pytest
 
-from llamakit_proxy import schema, usage
+from llamakit_proxy import request_writer, schema, usage
 from llamakit_proxy.database import Role, connect
 from llamakit_proxy.request_log import RequestLog
 from llamakit_proxy.settings import Settings
 from support.log_rows import row, written_within
+from support.processes import wait_for
 
 TODAY = datetime.now(UTC).date()
 
@@ -105,6 +107,17 @@ def test_the_proxy_can_not_shorten_it(settings: Settings) -> None:
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 proxy.execute(statement.encode())
+
+
+async def test_the_log_does_so_too_when_nothing_is_asked(
+    settings: Settings, old: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(settings, 7)
+    monkeypatch.setattr(request_writer, "_UPKEEP_EVERY_SECONDS", 0.1)
+    log = RequestLog(settings)
+    await log.start()
+    await asyncio.to_thread(wait_for, lambda: kept(old) == [0, 5], 10, "old rows to go")
+    await log.close()
 
 
 async def test_the_log_drops_what_is_too_old_by_itself(

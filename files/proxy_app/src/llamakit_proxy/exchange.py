@@ -256,8 +256,8 @@ class Exchange:
         """Status 200 and the headers of an event stream. ``last_event`` writes its end should it
         fail."""
         self.status = 200
-        self._last_event = last_event
         await self._send_head([*_EVENTS, *self.headers])
+        self._last_event = last_event
 
     async def write(self, data: bytes) -> None:
         """More of a started stream."""

@@ -70,7 +70,9 @@ class Relay:
             return
         if self._prepared.stream:
             while not (await asyncio.wait({place.ready}, timeout=HEARTBEAT_SECONDS))[0]:
-                await self._write(sse.KEEP_ALIVE)
+                # Who has not read the last sign of life needs no other, and is not waited for.
+                if not self._exchange.connection.congested:
+                    await self._write(sse.KEEP_ALIVE)
         await place.ready
 
     async def run(self, upstream: Upstream, begun: Callable[[], None]) -> None:

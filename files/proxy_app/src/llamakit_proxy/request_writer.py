@@ -100,6 +100,7 @@ class RequestWriter:
         self._settings = settings
         self._connection: psycopg.AsyncConnection | None = None
         self._upkeep_due = 0.0
+        self._made_at = time.monotonic()
 
     async def write(self, rows: Sequence[bytes]) -> int:
         """Write these rows, as ``encode`` gives them; how many Postgres refused.
@@ -115,6 +116,11 @@ class RequestWriter:
             await self.close()
             raise DatabaseAwayError(explain_failure(error)) from None
 
+    async def keep_up(self) -> None:
+        """The upkeep that is due while there is nothing to write. DatabaseAwayError as ``write``."""
+        if time.monotonic() >= max(self._upkeep_due, self._made_at + _UPKEEP_EVERY_SECONDS):
+            await self.write(())
+
     async def close(self) -> None:
         """Give up the connection."""
         connection, self._connection = self._connection, None
@@ -129,7 +135,7 @@ class RequestWriter:
     async def _write(self, connection: psycopg.AsyncConnection, rows: Sequence[bytes]) -> int:
         """A batch that holds a row Postgres refuses is written in halves, until that is alone."""
         refused = 0
-        batches = [rows]
+        batches = [rows] if rows else []
         while batches:
             batch = batches.pop()
             try:
