@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from llamakit_proxy.chunks import Style
 from llamakit_proxy.exchange import Exchange
+from llamakit_proxy.queue import Place
 from llamakit_proxy.relay import Relay
 from llamakit_proxy.routes import Backend
 from llamakit_proxy.settings import from_values
@@ -27,6 +31,7 @@ class SlowClient:
     def __init__(self) -> None:
         self.congested = False
         self.got = b""
+        self.heard = asyncio.Event()
         self.as_they_came = 0
 
     async def start_stream(self, _last_event: object) -> None:
@@ -44,8 +49,15 @@ class SlowClient:
         self.as_they_came += 1
         return self.write_at_once(data[:-2])
 
+    @property
+    def connection(self) -> "SlowClient":
+        return self
+
     async def write(self, data: bytes) -> None:
+        if self.congested:
+            await asyncio.Event().wait()
         self.got += data
+        self.heard.set()
 
 
 class Nowhere(asyncio.Transport):
@@ -105,6 +117,21 @@ async def begun(relay: Relay, backend: OneConnection, text: str) -> asyncio.Task
 def texts_of(stream: bytes) -> list[str]:
     events = stream.decode().removeprefix("data: ").strip().split("\n\ndata: ")
     return [json.loads(event)["choices"][0]["delta"]["content"] for event in events]
+
+
+async def test_a_place_that_is_ready_waits_for_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does its heartbeat, while others could have the place."""
+    monkeypatch.setattr("llamakit_proxy.relay.HEARTBEAT_SECONDS", 0.01)
+    client = SlowClient()
+    relay = make_relay(client)
+    ready = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(relay.wait(cast(Place, SimpleNamespace(ready=ready))))
+    await asyncio.wait_for(client.heard.wait(), 5)
+    client.congested = True
+    await asyncio.sleep(0.05)
+    ready.set_result(None)
+    await asyncio.wait_for(waiting, 5)
+    relay.close()
 
 
 async def test_what_waits_for_the_client_goes_before_what_comes_after() -> None:

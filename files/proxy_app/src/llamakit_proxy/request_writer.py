@@ -117,7 +117,7 @@ class RequestWriter:
             raise DatabaseAwayError(explain_failure(error)) from None
 
     async def keep_up(self) -> None:
-        """The upkeep that is due while there is nothing to write. DatabaseAwayError as ``write``."""
+        """The upkeep that is due though there is nothing to write. Raises DatabaseAwayError."""
         if time.monotonic() >= max(self._upkeep_due, self._made_at + _UPKEEP_EVERY_SECONDS):
             await self.write(())
 
