@@ -24,8 +24,9 @@ def test_the_database_comes_back_too(host: Host) -> None:
     before = host.run(f"head -1 {data}/postmaster.pid")
     host.run(f"kill -9 {before}")
     wait_for(lambda: _postmaster(host, data) not in ("", before), 30)
+    # It takes connections before it has recovered, and refuses them until then.
+    wait_for(lambda: host.system.run("llamakit-users user list").rc == 0, 60)
     wait_for(host.up, 60)
-    host.run("llamakit-users user list")
     # It answers a moment before systemd knows that it has started.
     wait_for(lambda: _database_pid(host) == _postmaster(host, data), 30)
 
