@@ -84,11 +84,6 @@ class Protocol(HttpToolsProtocol):
         if self._head_timer is None:
             self._expect_head()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # A trailer is none of the request's headers: it would be one that nobody in front has seen.
-        if self._in_head:
-            super().on_header(name, value)
-
     def on_body(self, body: bytes) -> None:
         self._framing_bytes = 0
         super().on_body(body)
@@ -104,6 +99,9 @@ class Protocol(HttpToolsProtocol):
         if self.parser.wishes():
             return
         super().on_headers_complete()
+        # The request has its headers. Trailers, which nobody in front of us may have looked at, go
+        # where nobody looks.
+        self.headers = []
         # ASGI's type has only dicts in it; these are ours, for one who gets the scope.
         extensions: dict[str, object] = self.scope["extensions"]  # type: ignore[assignment]
         extensions[CONNECTION] = Client(self, self.cycle)
