@@ -66,6 +66,18 @@ def test_the_oldest_are_removed(backups: Backups) -> None:
     assert f"removed {old[1]}, {old[0]}" in done.out
 
 
+def test_a_new_one_stays_though_the_clock_was_ahead(backups: Backups) -> None:
+    ahead = [f"llamakit-2999010{day}T000000Z.dump" for day in (1, 2)]
+    for name in ahead:
+        (backups.folder / name).write_text("made in the future")
+    (backups.folder / "llamakit-29990103T000000Z.dump").symlink_to("nowhere")
+    done = backups.run("backup", "--keep", "2")
+    assert done.code == 0, done.err
+    assert f"removed {ahead[0]}" in done.out.replace(f"{backups.folder}/", "")
+    (made,) = {*backups.names} - {*ahead, "llamakit-29990103T000000Z.dump"}
+    assert made in done.out
+
+
 def test_none_kept_is_refused(backups: Backups) -> None:
     done = backups.run("backup", "--keep", "0")
     assert done.code == 1

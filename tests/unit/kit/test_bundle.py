@@ -212,6 +212,16 @@ def test_the_listed_models_that_are_here_are_packed_and_the_rest_is_told(
     assert "which each host has for itself" in elsewhere
 
 
+def test_a_path_that_leads_out_of_the_folder_is_elsewhere(models: Path, tmp_path: Path) -> None:
+    """And one that leads out and in again is packed without the way."""
+    script_model(tmp_path / "other")
+    out = ELSEWHERE.replace("FILE", "../other/script.gguf")
+    back = SCRIPT.replace("script.gguf", "shard/../script.gguf")
+    chosen = choose_models(listed(tmp_path, out, back), models, [])
+    assert [member.path for member in chosen.members] == ["bundle/models/script.gguf"]
+    assert chosen.left_out[0].startswith("elsewhere: ")
+
+
 def test_only_named_models_are_packed(models: Path, tmp_path: Path) -> None:
     chosen = choose_models(listed(tmp_path, SCRIPT, SHARD), models, ["shard"])
     assert list(chosen.models) == ["shard"]

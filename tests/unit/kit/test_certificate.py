@@ -29,6 +29,18 @@ def ensure(folder: Path, names: list[str] | None = None) -> bool:
     return certificate.ensure(folder, names or NAMES, getpass.getuser())
 
 
+def test_one_for_its_cn_alone_is_replaced(folder: Path) -> None:
+    """As one that was provided once may be."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt",
+         "ec_paramgen_curve:P-256", "-days", "90", "-subj", "/CN=gpu01", "-keyout", KEY,
+         "-out", CERTIFICATE],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+    assert ensure(folder)
+    assert not ensure(folder)
+
+
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 

@@ -179,4 +179,12 @@ def test_a_hub_that_answers_tells_the_time(where: Where, monkeypatch: pytest.Mon
     with running_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         found = list(machine.hub_and_clock(where))
-    assert levels(found)["hub"] == "ok"
+        assert levels(found)["hub"] == "ok"
+        # A proxy resolves names that this machine can't.
+        monkeypatch.setenv("http_proxy", hub.url)
+        monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+        assert levels(list(machine.hub_and_clock(where)))["hub"] == "ok"
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    (hub_found, _) = machine.hub_and_clock(where)
+    assert hub_found.level == "warn"
+    assert "SSL_CERT_FILE" in hub_found.remedy

@@ -12,6 +12,14 @@ from llamakit.config.local_env import SETTINGS, local_env_problems
 SECRET = "hunter2hunter2"
 
 
+def test_the_line_ends_of_windows_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "local.env"
+    file.write_bytes(f"LLAMA_PROXY_HOST=0.0.0.0\r\nHF_TOKEN={SECRET}\r\n".encode())
+    (problem,) = local_env_problems(file)
+    assert "CR LF" in problem.found
+    assert "sed -i" in problem.remedy
+
+
 @pytest.mark.parametrize(
     ("line", "found", "remedy"),
     [

@@ -74,6 +74,29 @@ def test_defaults_are_under_every_model_and_can_be_overridden(tmp_path: Path) ->
     assert second.max_tokens == 100
 
 
+def test_defaults_may_be_empty(tmp_path: Path) -> None:
+    (model,) = load(tmp_path, "defaults:\nmodels:\n  - {id: a, source: {path: a.gguf}}\n")
+    assert model.settings == {}
+
+
+def test_two_models_may_share_a_file_but_not_its_name(tmp_path: Path) -> None:
+    one = "models:\n  - {id: a, source: {hf: o/n, file: q/x.gguf}}\n"
+    same = "  - {id: b, source: {hf: o/n, file: q/x.gguf}, n_ctx: 512}\n"
+    assert len(load(tmp_path, one + same)) == 2
+    for other in (
+        "{hf: o/n, file: r/x.gguf}",
+        "{hf: o/m, file: x.gguf}",
+        "{url: 'http://h/x.gguf'}",
+    ):
+        said = problems(tmp_path, f"{one}  - {{id: b, source: {other}}}\n")
+        assert "x.gguf, which the model 'a' gets from elsewhere" in said
+
+
+def test_an_address_that_is_none(tmp_path: Path) -> None:
+    said = problems(tmp_path, "models:\n  - {id: a, source: {url: 'http://[x/y.gguf'}}\n")
+    assert "an address that is none" in said
+
+
 def test_an_empty_list_is_fine(tmp_path: Path) -> None:
     assert load(tmp_path, "models:\n") == []
 

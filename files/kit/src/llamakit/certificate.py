@@ -86,6 +86,8 @@ def _is_good(directory: Path, names: list[str]) -> bool:
         said = _openssl("x509", "-in", str(certificate), "-noout", "-ext", "subjectAltName")
     except CertificateError:
         return False
+    if not said.strip():
+        return False  # made elsewhere, for its CN alone
     present = {_plain(part) for part in said.splitlines()[-1].split(",")}
     return present == {_plain(part) for part in _alternatives(names).split(",")}
 

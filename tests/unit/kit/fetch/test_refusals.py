@@ -153,3 +153,29 @@ def test_a_folder_that_cannot_be_written_is_told(
     place.models.write_text("a file, not a folder")
     assert place.fetch() == 5
     assert "can't write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SSL_CERT_FILE", "/nowhere"),
+        ("NO_PROXY", "[::1]"),
+        ("ALL_PROXY", "socks5://hunter2@127.0.0.1:9"),
+        ("HTTPS_PROXY", "http://user:hunter2#@127.0.0.1:9"),
+    ],
+)
+def test_settings_of_the_network_that_can_not_be_used(
+    hub: Hub,
+    place: Place,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert place.fetch() == 3
+    said = capsys.readouterr().err
+    assert name in said
+    assert "hunter2" not in said
+    assert not place.part.exists()
+    assert hub.requests == []

@@ -55,6 +55,18 @@ def test_a_part_of_another_version_is_dropped(hub: Hub, place: Place) -> None:
     assert place.target.read_bytes() == bytes(new)
 
 
+def test_a_part_whose_file_can_not_be_told_from_another_is_dropped(hub: Hub, place: Place) -> None:
+    hub.fault.no_checksum = hub.fault.no_validator = True
+    hub.fault.cut_after = [500_000] + [0] * download.MAX_FAILURES
+    place.fetch()
+    hub.fault.cut_after = []
+    new = bytearray(hub.files[f"{REPOSITORY}/script.gguf"])
+    new[1000] ^= 1
+    hub.files[f"{REPOSITORY}/script.gguf"] = bytes(new)
+    assert place.fetch() == 0
+    assert place.target.read_bytes() == bytes(new)
+
+
 def test_a_part_that_is_complete_needs_no_more_bytes(hub: Hub, place: Place) -> None:
     content = hub.files[f"{REPOSITORY}/script.gguf"]
     place.models.mkdir()

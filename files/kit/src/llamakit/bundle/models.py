@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,16 +68,21 @@ def _reason_against(candidate: Candidate, models_dir: Path) -> str:
         return (
             f"{candidate.state.state} ({candidate.state.detail}); --model {candidate.id} fetches it"
         )
-    if not all(file.is_relative_to(models_dir) for file in candidate.files):
+    if not all(_plain(file).is_relative_to(models_dir) for file in candidate.files):
         return f"its path: is {candidate.files[0]}, which each host has for itself"
     return ""
+
+
+def _plain(file: Path) -> Path:
+    """Without the .. that a path: may have."""
+    return Path(os.path.normpath(file))
 
 
 def _members(candidate: Candidate, models_dir: Path) -> list[Member]:
     sums = candidate.source.sha256 if candidate.source else ()
     return [
         Member(
-            f"{FOLDER}/models/{file.relative_to(models_dir)}",
+            f"{FOLDER}/models/{_plain(file).relative_to(models_dir)}",
             file.resolve(),
             f"model {candidate.id}",
             sums[index] if index < len(sums) else None,

@@ -62,7 +62,7 @@ _ALMOST = 0.75  # HF_TOKENS is HF_TOKEN, PROXY_PORT is LLAMA_PROXY_PORT; TMPDIR 
 def local_env_problems(file: Path) -> list[Problem]:
     """Every line that would have no effect; none when there is no such file."""
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = file.read_bytes().decode("utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         return []
     return list(_problems(file, lines))
@@ -70,6 +70,14 @@ def local_env_problems(file: Path) -> list[Problem]:
 
 def _problems(file: Path, lines: list[str]) -> Iterator[Problem]:
     first: dict[str, str] = {}
+    if any(line.endswith("\r") for line in lines):
+        yield Problem(
+            str(file),
+            "lines that end as on Windows (CR LF), whose CR would be part of the value",
+            "lines that end with LF",
+            f"sed -i 's/\\r$//' {file}",
+        )
+        return
     for number, line in enumerate(lines, 1):
         where = f"{file}, line {number}"
         text = line.strip()

@@ -33,7 +33,7 @@ def load_models(file: Path) -> list[ModelEntry]:
     if problems:
         raise ConfigError(problems)
     data = source.data or {}
-    defaults = data.get("defaults", {})
+    defaults = data.get("defaults") or {}
     return [
         _entry(source, index, {**defaults, **model})
         for index, model in enumerate(data.get("models") or [])
@@ -121,6 +121,7 @@ def _contradictions(source: YamlSource) -> Iterator[Problem]:
     """What a schema can't tell: names and ports used twice, sources that don't fit."""
     names: dict[str, str] = {}
     ports: dict[int, str] = {}
+    fetched: dict[str, tuple[str, Source]] = {}
     for path, model in _setting_maps(source):
         if path == ["defaults"]:
             continue
@@ -150,7 +151,22 @@ def _contradictions(source: YamlSource) -> Iterator[Problem]:
                 "one of them",
                 "remove embedding: (it means kind: embedding)",
             )
-        yield from _source_problems(source, [*path, "source"], model["source"])
+        wrong = list(_source_problems(source, [*path, "source"], model["source"]))
+        yield from wrong
+        if not wrong and (origin := _source(model["source"])).kind != "path":
+            # What is fetched gets the name it has there, whichever folder or repository that is.
+            owner, first = fetched.setdefault(origin.names[0], (model["id"], origin))
+            if _place(first) != _place(origin):
+                yield Problem(
+                    source.where([*path, "source"]),
+                    f"the file {origin.names[0]}, which the model {owner!r} gets from elsewhere",
+                    "files of different names: both would be the same one in models/",
+                    "put one there yourself, under another name, and give it with path:",
+                )
+
+
+def _place(source: Source) -> tuple[str, str, str, str]:
+    return source.kind, source.place, source.file, source.revision
 
 
 def _names(
@@ -175,6 +191,12 @@ def _source_problems(
         )
         return
     kind = kinds[0]
+    if kind == "url":
+        try:
+            urlsplit(given["url"])
+        except ValueError as error:
+            yield Problem(where, f"an address that is none ({error})", "a URL", "correct it")
+            return
     if kind == "hf" and "file" not in given:
         yield Problem(
             where,

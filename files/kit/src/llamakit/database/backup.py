@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,8 +45,9 @@ def make(settings: Settings) -> tuple[Backup, dump.Counts, list[Path]]:
             raise DatabaseError(f"{part} can't be written: {error.strerror}.") from error
         finally:
             part.unlink(missing_ok=True)
-        removed = _prune(folder, settings.keep)
-        return backups(folder)[0], counts, removed
+        # Not by its name: a clock that was put right may have made older ones with later names.
+        made, *others = sorted(backups(folder), key=lambda backup: backup.path != target)
+        return made, counts, _prune(others, settings.keep - 1)
 
 
 def become(user: str) -> None:
@@ -98,8 +100,8 @@ def _clear(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _prune(folder: Path, keep: int) -> list[Path]:
-    removed = [backup.path for backup in backups(folder)[keep:]]
+def _prune(others: Sequence[Backup], keep: int) -> list[Path]:
+    removed = [backup.path for backup in others[keep:]]
     for path in removed:
         path.unlink(missing_ok=True)
     return removed

@@ -6,7 +6,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,7 +42,9 @@ def backups(folder: Path) -> list[Backup]:
         match = NAME.fullmatch(name)
         if match:
             made = datetime.fromisoformat(match[1])
-            found.append(Backup(folder / name, made, (folder / name).stat().st_size))
+            # Another run may remove one meanwhile.
+            with suppress(FileNotFoundError):
+                found.append(Backup(folder / name, made, (folder / name).stat().st_size))
     return found
 
 

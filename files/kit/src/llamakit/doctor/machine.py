@@ -12,12 +12,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import getproxies
 
 import httpx
 
 from llamakit.doctor.finding import Finding, Where
+from llamakit.fetch.client import make_client
 from llamakit.fetch.download import resolves
-from llamakit.fetch.hub import DEFAULT_ENDPOINT
+from llamakit.fetch.errors import FetchError
+from llamakit.fetch.hub import hub_endpoint
 from llamakit.services.managers import load_state
 
 HUB_SECONDS = 3.0
@@ -90,14 +93,19 @@ def open_files(_where: Where) -> Iterator[Finding]:
 
 def hub_and_clock(_where: Where) -> Iterator[Finding]:
     """Whether models can be fetched; the hub's answer also tells what time it is."""
-    endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    endpoint = hub_endpoint()
     now, date = time.time(), None
     try:
         host = httpx.URL(endpoint).host
-        if not host or not resolves(host, HUB_SECONDS):
+        # A proxy resolves the name itself.
+        if not getproxies() and not (host and resolves(host, HUB_SECONDS)):
             raise httpx.ConnectError("its name can't be resolved")
-        date = httpx.head(endpoint, timeout=HUB_SECONDS).headers.get("date")
+        with make_client(timeout=HUB_SECONDS) as client:
+            date = client.head(endpoint).headers.get("date")
         yield Finding("ok", "hub", f"{endpoint} answers")
+    except FetchError as error:
+        found, *_, remedy = str(error).splitlines()
+        yield Finding("warn", "hub", found, remedy.partition(":")[2].strip())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         found = f"{endpoint} can't be reached: {error}"
         remedy = "set HF_ENDPOINT or HTTPS_PROXY, or copy models into models/ yourself"

@@ -25,6 +25,7 @@ from urllib.request import getproxies
 
 import httpx
 
+from llamakit.fetch.client import make_client
 from llamakit.fetch.errors import FetchError, FetchStatus, Retry
 from llamakit.fetch.hub import Facts, Remote, facts, refusal, unreachable
 from llamakit.fetch.progress import Progress
@@ -111,7 +112,12 @@ class _Download:
         if self.remote.token:
             headers["Authorization"] = f"Bearer {self.remote.token}"
         timeout = httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS)
-        with httpx.Client(headers=headers, timeout=timeout, follow_redirects=True) as client:
+        try:
+            client = make_client(headers=headers, timeout=timeout, follow_redirects=True)
+        except FetchError:
+            self._drop_empty_part()
+            raise
+        with client:
             self._attempts(client)
         self.progress.finish(self.done)
         return self._complete()
@@ -196,11 +202,13 @@ class _Download:
         except (OSError, ValueError):
             noted = {}
         start = response.headers.get("content-range", "").removeprefix("bytes ").split("-")[0]
-        return bool(start == str(self.done) and noted == {"etag": known.etag, "size": known.size})
+        can_be_told = known.validator is not None or self.sha256 is not None
+        same = noted == {"validator": known.validator, "size": known.size}
+        return bool(start == str(self.done) and same and can_be_told)
 
     def _note(self, known: Facts) -> None:
         """Keeps what identifies the file, and what it should be where the user didn't say."""
-        text = json.dumps({"etag": known.etag, "size": known.size})
+        text = json.dumps({"validator": known.validator, "size": known.size})
         self.notes.write_text(text, encoding="utf-8")
         if self.wanted.size is None:
             self.size = known.size

@@ -37,7 +37,8 @@ class Facts:
     """What a response tells about the whole file; None where it doesn't."""
 
     size: int | None
-    etag: str | None
+    validator: str | None
+    """What is another one when the file is: its ETag, or when it was last modified."""
     sha256: str | None
 
 
@@ -51,9 +52,7 @@ def remote_files(source: Source, environment: Mapping[str, str] = os.environ) ->
         if len(urls) == 1:
             urls = [source.place]
         return [Remote(url, url.partition("?")[0], None, hub=False) for url in urls]
-    endpoint = (environment.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-    if "://" not in endpoint:
-        endpoint = f"https://{endpoint}"
+    endpoint = hub_endpoint(environment)
     token = (environment.get("HF_TOKEN") or "").strip() or None
     revision = quote(source.revision, safe="")
     folder = PurePosixPath(source.file).parent
@@ -64,6 +63,12 @@ def remote_files(source: Source, environment: Mapping[str, str] = os.environ) ->
     ]
 
 
+def hub_endpoint(environment: Mapping[str, str] = os.environ) -> str:
+    """The hub's address, or its mirror's, without a slash at the end."""
+    endpoint = (environment.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    return endpoint if "://" in endpoint else f"https://{endpoint}"
+
+
 def facts(response: httpx.Response) -> Facts:
     """Size, validator and checksum, also from the redirects that led here.
 
@@ -71,17 +76,17 @@ def facts(response: httpx.Response) -> Facts:
     SHA-256 as ``X-Linked-Etag``; the final server's own ETag may be anything.
     """
     size = total_size(response)
-    etag = response.headers.get("etag")
+    validator = response.headers.get("etag") or response.headers.get("last-modified")
     sha256 = None
     for hop in [*response.history, response]:
         linked = hop.headers.get("x-linked-etag", "")
         if linked:
-            etag = linked
+            validator = linked
             match = re.fullmatch(r'(?:W/)?"?([0-9a-f]{64})"?', linked)
             sha256 = match[1] if match else sha256
         if hop.headers.get("x-linked-size", "").isdigit():
             size = int(hop.headers["x-linked-size"])
-    return Facts(size, etag, sha256)
+    return Facts(size, validator, sha256)
 
 
 def total_size(response: httpx.Response) -> int | None:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_PAIRS, MAX_TENSORS, MAX_DIMENSIONS = 100_000, 1_000_000, 4
+MAX_KEPT = 1024  # numbers of an array: more layers than any model has
 CHUNK = 1 << 20
 
 # Value types: number -> struct format; 8 is text and 9 an array.
@@ -37,7 +38,7 @@ class GgufError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ArrayLength:
-    """Stands for an array, of which only the number of elements is kept."""
+    """Stands for a long array or one of texts, of which only the number of elements is kept."""
 
     length: int
 
@@ -46,7 +47,8 @@ class ArrayLength:
 class Header:
     """What a GGUF file says of itself.
 
-    ``metadata`` has scalars and texts by key, and ``ArrayLength`` for arrays.
+    ``metadata`` has scalars, texts and short arrays of numbers (as tuples) by key, and
+    ``ArrayLength`` for other arrays.
     ``required_size`` is where the last tensor ends, in bytes: a shorter file is truncated.
     """
 
@@ -59,6 +61,20 @@ class Header:
         value = self.metadata.get(f"{self.metadata.get('general.architecture')}.{key}")
         return int(value) if isinstance(value, int | float) else None
 
+    def per_layer(self, key: str) -> tuple[int, ...]:
+        """A number of every layer, stored once for all or one by one; empty when it is not told."""
+        value = self.metadata.get(f"{self.metadata.get('general.architecture')}.{key}")
+        if isinstance(value, tuple):
+            return tuple(int(number) for number in value)
+        number = self.of_architecture(key)
+        return () if number is None else (number,) * (self.of_architecture("block_count") or 0)
+
+    @property
+    def is_model(self) -> bool:
+        """False for what only goes with a model: a projector, an adapter, an importance matrix."""
+        projector = self.metadata.get("general.architecture") == "clip"
+        return self.metadata.get("general.type", "model") == "model" and not projector
+
     @property
     def context_length(self) -> int | None:
         """Tokens the model was made for."""
@@ -68,7 +84,7 @@ class Header:
     def head_size(self) -> int | None:
         """Width of one attention head."""
         width = self.of_architecture("embedding_length")
-        heads = self.of_architecture("attention.head_count")
+        heads = max(self.per_layer("attention.head_count"), default=0)
         given = self.of_architecture("attention.key_length")
         return given or (width // heads if width and heads else None)
 
@@ -173,11 +189,13 @@ class _Reader:
         if kind == TEXT:
             return self.text()
         if kind == ARRAY:
-            return self._skip_array()
+            return self._array()
         raise GgufError(f"a setting of the unknown type {kind}: damaged")
 
-    def _skip_array(self) -> ArrayLength:
+    def _array(self) -> ArrayLength | tuple[int | float, ...]:
         kind, length = self.number("I"), int(self.number("Q"))
+        if kind in SCALARS and length <= MAX_KEPT:
+            return tuple(self.number(SCALARS[kind]) for _ in range(length))
         if kind in SCALARS:
             self.take(struct.calcsize("<" + SCALARS[kind]) * length)
         elif kind == TEXT:

@@ -61,8 +61,11 @@ def inspect(files: Sequence[Path], sizes: Sequence[int | None] = ()) -> FileStat
         files: all files of the model, in order.
         sizes: the sizes they should have (bytes), where known.
     """
-    absent = [file for file in files if not file.is_file()]
-    parts = [file for file in files if part_of(file).exists()]
+    try:
+        absent = [file for file in files if not file.is_file()]
+        parts = [file for file in files if part_of(file).exists()]
+    except OSError as error:
+        return FileState("invalid", f"{error.filename}: {error.strerror}")
     if len(absent) == len(files):
         if parts:
             megabytes = part_of(parts[0]).stat().st_size / 1e6

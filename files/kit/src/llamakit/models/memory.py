@@ -16,11 +16,9 @@ def estimate_memory(files_bytes: int, header: Header | None, settings: Mapping[s
     if header is None:
         return files_bytes + PROCESS_BYTES
     context = int(settings.get("n_ctx") or header.context_length or 0)
-    layers = header.of_architecture("block_count") or 0
     head_size = header.head_size or 0
-    heads = header.of_architecture("attention.head_count") or 0
-    shared_heads = header.of_architecture("attention.head_count_kv") or heads
+    heads = header.per_layer("attention.head_count_kv") or header.per_layer("attention.head_count")
     value_size = header.of_architecture("attention.value_length") or head_size
-    cache = context * layers * shared_heads * (head_size + value_size) * 2
+    cache = context * sum(heads) * (head_size + value_size) * 2
     rows = context if settings.get("logits_all") else min(context, BATCH_TOKENS)
     return files_bytes + cache + rows * header.vocabulary * 4 + PROCESS_BYTES

@@ -13,7 +13,7 @@ from llamakit.engines import DEFAULT_ENGINE, Engine, Request, engines
 from llamakit.models.library import FileState, find_models, inspect, part_of, source_files
 from llamakit.models.memory import estimate_memory
 from llamakit.models.plan_options import PlanOptions
-from llamakit.models.ports import assign_ports
+from llamakit.models.ports import MAX_PORT, assign_ports
 from llamakit.models.routes import derive_route, merge_routes
 from llamakit.models.tool_dialect import NO_TOOLS, tool_dialect
 from llamakit.smoke.stand_in import CONTEXT_LENGTH, SMOKE_ID, stand_in
@@ -75,13 +75,15 @@ def list_candidates(config: Config, models_dir: Path) -> list[Candidate]:
     names = {name.lower() for entry in entries for name in (entry.id, *entry.aliases)}
     listed = [file for candidate in candidates for file in candidate.files]
     for found in find_models(models_dir, listed):
+        state = inspect(found.files)
+        if state.header is not None and not state.header.is_model:
+            continue
         model_id, number = found.id, 2
         while model_id in names:
             model_id, number = f"{found.id}-{number}", number + 1
         names.add(model_id)
         aliases = () if found.alias.lower() in names else (found.alias,)
         names.update(alias.lower() for alias in aliases)
-        state = inspect(found.files)
         candidates.append(
             Candidate(
                 id=model_id,
@@ -140,6 +142,18 @@ def _give_ports(candidates: Sequence[Candidate], options: PlanOptions) -> None:
     ordered = sorted(candidates, key=lambda c: c.source is None and not c.present)
     fixed = {candidate.id: candidate.fixed_port for candidate in ordered}
     ports = assign_ports(fixed, options.kept_ports, options.port_base, options.reserved_ports)
+    problems = [
+        Problem(
+            candidate.where,
+            f"port {ports[candidate.id]}, counted from {options.port_base}",
+            f"a port up to {MAX_PORT}",
+            "lower LLAMA_SERVER_PORT (on hosts llama_server_port), or give it a port: of its own",
+        )
+        for candidate in candidates
+        if ports[candidate.id] > MAX_PORT
+    ]
+    if problems:
+        raise ConfigError(problems)
     for candidate in candidates:
         candidate.port = ports[candidate.id]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from itertools import count
 
+MAX_PORT = 65535
+
 
 def assign_ports(
     fixed: Mapping[str, int | None], kept: Mapping[str, int], base: int, reserved: Collection[int]

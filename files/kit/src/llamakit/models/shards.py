@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-PATTERN = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+PATTERN = re.compile(
+    r"(?P<stem>.+)-(?P<number>\d{5})(?P<of>-of-)(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +17,9 @@ class ShardName:
     stem: str
     number: int
     count: int
+    of: str = "-of-"
+    suffix: str = ".gguf"
+    """As they are spelt: case counts in a file's name."""
 
     @classmethod
     def parse(cls, name: str) -> ShardName | None:
@@ -22,12 +27,13 @@ class ShardName:
         match = PATTERN.fullmatch(name)
         if match is None or not 1 <= int(match["number"]) <= int(match["count"]):
             return None
-        return cls(match["stem"], int(match["number"]), int(match["count"]))
+        number, count = int(match["number"]), int(match["count"])
+        return cls(match["stem"], number, count, match["of"], match["suffix"])
 
     def all_names(self) -> list[str]:
         """The names of all files of the model, in order."""
         return [
-            f"{self.stem}-{number:05d}-of-{self.count:05d}.gguf"
+            f"{self.stem}-{number:05d}{self.of}{self.count:05d}{self.suffix}"
             for number in range(1, self.count + 1)
         ]
 

@@ -86,7 +86,8 @@ def _is_ours(state_dir: Path, name: str, listener: Listener) -> bool:
     """
     try:
         prefix = load_state(state_dir)["unit_prefix"]
-        if listener.unit.startswith(prefix):
+        # A checkout that root runs on the same machine has six digits after the prefix.
+        if re.match(rf"{re.escape(prefix)}(?![0-9a-f]{{6}}[-.])", listener.unit):
             return True
         if listener.pid != 1:
             return False

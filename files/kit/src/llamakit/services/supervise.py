@@ -256,9 +256,18 @@ def check_names(state_dir: Path, names: Iterable[str]) -> None:
         )
 
 
+def _has_ended(pid: int) -> bool:
+    """Whether it runs no more, though a container's first process may never ask how it ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
 def _wait_for_end(pid: int) -> None:
     deadline = time.monotonic() + STOP_SECONDS
-    while Path(f"/proc/{pid}").exists():
+    while not _has_ended(pid):
         if time.monotonic() > deadline:
             raise SuperviseError(
                 f"supervisord (pid {pid}) has not ended within {STOP_SECONDS:.0f} seconds.\n"
