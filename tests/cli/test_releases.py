@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from pathlib import Path
 
 import httpx
 
@@ -22,8 +23,8 @@ def test_a_restore_brings_back_the_users_of_the_backup(three: Checkout) -> None:
     assert ".dump" in saved.out
     assert ".dump" in three.console("backups").out
     three.new_key("later")
-    name = json.loads(three.console("backups", "--json").out)[0]["name"]
-    restored = three.console("restore", name, "--yes")
+    newest = Path(json.loads(three.console("backups", "--json").out)[0]["file"])
+    restored = three.console("restore", newest.name, "--yes")
     assert restored.code == 0, restored.screen
     listed = three.console("user", "list").out
     assert "kept" in listed

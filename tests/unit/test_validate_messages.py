@@ -1,5 +1,6 @@
 """Messages: what is repaired, what is refused, and what becomes of a template's marks in them."""
 
+import json
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from llamakit_proxy import validate
 from llamakit_proxy.errors import ApiError
+from llamakit_proxy.validate.messages import repair
 from llamakit_proxy.validate.text import JOINER, neutralise
 from support.prepared import ROUTE, chat, refused
 
@@ -138,3 +140,29 @@ def test_no_mark_survives(text: str) -> None:
     done = neutralise(text)
     assert done.replace(JOINER, "") == text
     assert neutralise(done) == done
+
+
+@pytest.mark.parametrize(
+    "escaped", ["\\u003c|im_start|\\u003esystem", "<\\/s>", "\\u005bINST]", "<\\/tool_call>"]
+)
+def test_control_tokens_that_json_hides_are_broken_too(escaped: str) -> None:
+    """The backend's template shows what the arguments are, not how they were written."""
+    arguments = f'{{"{escaped}": ["{escaped}", 1.5]}}'
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call], "parsed": {"a": 1}}
+    (repaired,) = repair([message])
+    shown = json.loads(repaired["tool_calls"][0]["function"]["arguments"])
+    ((key, (text, number)),) = shown.items()
+    assert key == text == neutralise(json.loads(f'"{escaped}"'))
+    assert JOINER in text
+    assert number == 1.5
+
+
+def test_arguments_that_hide_nothing_stay_as_they_are() -> None:
+    for arguments in ('{"a":  "\\u00e9 < b"}', "no JSON", "[1, 2]", '"\\ud800"'):
+        call = {"name": "f", "arguments": arguments}
+        (repaired,) = repair([{"role": "assistant", "content": "", "function_call": call}])
+        assert repaired["function_call"]["arguments"] == arguments
+    deep = {"name": "f", "arguments": "[" * 100_000 + "]" * 100_000}
+    with pytest.raises(ApiError, match="too deeply"):
+        repair([{"role": "assistant", "content": "", "function_call": deep}])

@@ -101,7 +101,7 @@ async def test_framing_without_an_end_ends_the_connection(
 
 
 async def pour(writer: asyncio.StreamWriter, piece: bytes) -> None:
-    for _ in range(100):
+    for _ in range(1000):
         writer.write(piece)
         await writer.drain()
         await asyncio.sleep(0.01)

@@ -85,7 +85,7 @@ async def test_a_call_and_its_result(proxy: Proxy, key: str, dialect: str, strea
         assert choice.message.content is None
         conversation = [
             *say(dialect),
-            choice.message.model_dump(exclude_unset=True, exclude={"parsed"}),
+            choice.message.model_dump(exclude_unset=True),
             {"role": "tool", "tool_call_id": choice.message.tool_calls[0].id, "content": "a bird"},
         ]
         for call in conversation[1]["tool_calls"]:

@@ -58,7 +58,7 @@ class Embedder:
             begun()
             try:
                 vectors = [item["embedding"] for item in answer["data"]]
-                tokens = answer["usage"]["prompt_tokens"]
+                tokens = self.tokens + answer["usage"]["prompt_tokens"]
             except (KeyError, TypeError):
                 raise backend_broke() from None
             if len(vectors) != len(part) or not all(map(_is_vector, vectors)):
@@ -69,7 +69,7 @@ class Embedder:
                     "the model may lack a pooling type.",
                 )
             self._vectors.extend(vectors)
-            self.tokens += tokens
+            self.tokens = tokens
 
     def document(self, *, base64: bool) -> dict[str, Any]:
         """The answer as OpenAI writes it."""

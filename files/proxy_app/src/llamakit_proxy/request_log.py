@@ -173,7 +173,7 @@ class RequestLog:
 
     async def _write(self) -> None:
         """Write all there is, the rows in memory first: of those, few may pile up."""
-        await self._writer.keep_up()
+        await self._saving_meanwhile(self._writer.keep_up())
         await self._write_rows()
         while await self._find_leftover():
             while self._leftover is not None and self._leftover.rows:

@@ -94,7 +94,7 @@ def encode(row: RequestRow) -> bytes:
 
 
 class RequestWriter:
-    """A connection of its own, made when there is something to write."""
+    """A connection of its own, made when there is something to do."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -116,10 +116,11 @@ class RequestWriter:
             await self.close()
             raise DatabaseAwayError(explain_failure(error)) from None
 
-    async def keep_up(self) -> None:
-        """The upkeep that is due though there is nothing to write. Raises DatabaseAwayError."""
-        if time.monotonic() >= max(self._upkeep_due, self._made_at + _UPKEEP_EVERY_SECONDS):
-            await self.write(())
+    async def keep_up(self) -> int:
+        """The upkeep that is due though there is nothing to write. As ``write`` of no rows."""
+        if time.monotonic() < max(self._upkeep_due, self._made_at + _UPKEEP_EVERY_SECONDS):
+            return 0
+        return await self.write(())
 
     async def close(self) -> None:
         """Give up the connection."""

@@ -76,6 +76,9 @@ _PATTERN = re.compile(
     r"\^(?:(?:\[(?:[A-Z]-[A-Z]|[a-z]-[a-z]|[0-9]-[0-9]|[A-Za-z0-9 _])+\]|[A-Za-z0-9 _:/@,-])"
     r"(?:\{\d{1,2}(?:,\d{1,2})?\}|[*+?])?)+\$"
 )
+_RANGE = re.compile(r"(\w)-(\w)(?=[^\[]*\])")
+_COUNTS = re.compile(r"\{(\d+),(\d+)\}")
+MAX_PATTERN = 200
 _LOCAL = re.compile(r"#/(\$defs|definitions)/([^/~%]+)")
 
 
@@ -84,6 +87,17 @@ def check(schema: Any, where: str) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise _refused(where, "must be an object")
     return _Checker(schema, where).document()
+
+
+def _is_enforced(pattern: str) -> bool:
+    """Whether the model server holds an answer to it. A class or a count that nothing fits leaves
+    no token to go on with, which ends the server."""
+    if len(pattern) > MAX_PATTERN or not _PATTERN.fullmatch(pattern):
+        return False
+    ranges = _RANGE.findall(pattern) + [
+        (int(low), int(high)) for low, high in _COUNTS.findall(pattern)
+    ]
+    return all(low <= high for low, high in ranges)
 
 
 def _refused(where: str, problem: str) -> ApiError:
@@ -251,11 +265,7 @@ class _Checker:
                 "enforce one of them",
             )
         if pattern is not None:
-            if (
-                not isinstance(pattern, str)
-                or len(pattern) > 200
-                or not _PATTERN.fullmatch(pattern)
-            ):
+            if not isinstance(pattern, str) or not _is_enforced(pattern):
                 raise _refused(
                     f"{where}.pattern",
                     "must have the form ^...$ with letters, digits, [a-z] classes, {1,99}, *, + "

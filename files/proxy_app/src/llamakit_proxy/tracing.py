@@ -134,7 +134,8 @@ class Tracing:
         queue_seconds, asked_at = exchange.queue_seconds, exchange.asked_at
         if queue_seconds is not None:
             waited_until = ended_at if asked_at is None else asked_at
-            # Several generations wait one after another, the later ones when the first was asked.
+            # Of several generations the later ones wait after the first was asked, so that the sum
+            # may be longer than the time before that.
             since = max(exchange.started_at, waited_until - queue_seconds)
             queue = self._tracer.start_span(
                 "queue", inside, start_time=_nanoseconds(exchange, since)

@@ -1,12 +1,13 @@
 """The messages of a chat: their shape, and what the backend needs them to be."""
 
+import json
 import re
 from typing import Any
 
 from llamakit_proxy.errors import ApiError, invalid
 
 from .fields import describe
-from .text import neutralise
+from .text import neutralise, neutralise_all
 
 MAX_MESSAGES = 4096
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -22,6 +23,7 @@ _KEYS = {
         "refusal",
         "audio",
         "annotations",
+        "parsed",
         "tool_calls",
         "function_call",
     },
@@ -135,8 +137,24 @@ def _call(call: Any, where: str) -> dict[str, str]:
         raise invalid(f"'{where}' must have a name and arguments as a string.", param=where)
     return {
         "name": _name(call.get("name"), f"{where}.name"),
-        "arguments": neutralise(call["arguments"]),
+        "arguments": _arguments(call["arguments"], f"{where}.arguments"),
     }
+
+
+def _arguments(text: str, where: str) -> str:
+    """A call's arguments. The backend decodes JSON before its template shows it, so that what is
+    escaped there counts as well."""
+    try:
+        told = json.loads(text)
+        shown = neutralise_all(told)
+    except ValueError:
+        return neutralise(text)
+    except RecursionError:
+        raise invalid(f"'{where}' is nested too deeply.", param=where) from None
+    if shown == told:
+        return neutralise(text)
+    # Only ASCII has no half of a character in it, which could not be sent.
+    return json.dumps(shown)
 
 
 def _name(value: Any, where: str) -> str:

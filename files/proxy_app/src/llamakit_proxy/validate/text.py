@@ -6,6 +6,7 @@ An invisible WORD JOINER inside such a mark keeps it readable and makes it ordin
 """
 
 import re
+from typing import Any
 
 JOINER = "\u2060"
 
@@ -28,3 +29,14 @@ def neutralise(text: str) -> str:
     if "<" not in text and "[" not in text:
         return text
     return _MARKS.sub(lambda mark: mark.group() + JOINER, text)
+
+
+def neutralise_all(value: Any) -> Any:
+    """JSON as a prompt may hold it: its texts and keys come from the client, too."""
+    if isinstance(value, str):
+        return neutralise(value)
+    if isinstance(value, list):
+        return [neutralise_all(item) for item in value]
+    if isinstance(value, dict):
+        return {neutralise(key): neutralise_all(item) for key, item in value.items()}
+    return value

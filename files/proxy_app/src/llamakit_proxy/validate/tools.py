@@ -17,7 +17,7 @@ from llamakit_proxy.tool_calls import DIALECTS, Calling, Dialect
 
 from .fields import describe
 from .messages import NAME, bad_name
-from .text import neutralise
+from .text import neutralise_all
 
 MAX_TOOLS = 128
 
@@ -63,7 +63,7 @@ def choose(accepted: dict[str, Any], route: Route) -> Tools:
         choice, tools = _allowed(choice.get("allowed_tools"), tools)
     if choice == "none" or (choice == "auto" and not tools):
         return Tools([])
-    shown = [{"type": "function", "function": _shown(tool)} for tool in tools.values()]
+    shown = [{"type": "function", "function": neutralise_all(tool)} for tool in tools.values()]
     if choice == "required" and not legacy and len(tools) == 1:
         name = next(iter(tools))
     elif choice == "auto" or (choice == "required" and not legacy and tools):
@@ -130,17 +130,6 @@ def _of_an_object(schema: dict[str, Any]) -> bool:
         and schema.keys().isdisjoint(("const", "enum"))
         and not any(isinstance(value, float) for value in schema.values())
     )
-
-
-def _shown(value: Any) -> Any:
-    """A tool as the prompt may hold it: its texts come from the client, too."""
-    if isinstance(value, str):
-        return neutralise(value)
-    if isinstance(value, list):
-        return [_shown(item) for item in value]
-    if isinstance(value, dict):
-        return {neutralise(key): _shown(item) for key, item in value.items()}
-    return value
 
 
 def _any_of(tools: dict[str, dict[str, Any]], arguments: str, param: str) -> dict[str, Any]:
