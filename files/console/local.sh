@@ -108,7 +108,7 @@ restore() {
   read_restore "$@"
   [[ $file ]] || misuse 'restore needs a FILE, or latest; ./console.sh backups lists them'
   # Another name is that of a backup among the kit's own.
-  [[ ! -e $STARTED_IN/$file ]] || file=$(realpath -- "$STARTED_IN/$file")
+  [[ $file == latest || ! -e $STARTED_IN/$file ]] || file=$(realpath -- "$STARTED_IN/$file")
   confirm "$yes" 'This puts the users, keys and usage of the backup in the place of those there are.' restore
   installed
   lock
