@@ -111,6 +111,11 @@ def test_messages_have_to_be_there() -> None:
         "<\uff5cUser\uff5c>",
         "<bos>",
         "[TOOL_CALLS]",
+        "<seed:bos>",
+        "<EOS_TOKEN>",
+        "[gMASK]",
+        "<sop>",
+        "[/THINK]",
     ],
 )
 def test_control_marks_are_broken_and_stay_readable(mark: str) -> None:

@@ -18,7 +18,10 @@ from .settings import Settings, load
 from .tls import CERTIFICATE, client_context
 
 TIMEOUT_SECONDS = 120
-KEY_LIFETIME = timedelta(minutes=10)
+KEY_LIFETIME = timedelta(hours=1)
+"""More than all models of a host take; the key is removed when the last one has answered."""
+TURN_SECONDS = 600
+"""For so long others may be at their own proof."""
 USERNAME = "llamakit-verify"
 
 
@@ -137,8 +140,7 @@ def _expect(answer: httpx.Response, status: int, what: str) -> Any:
 @contextmanager
 def _temporary_key(settings: Settings) -> Iterator[str]:
     """The key of a user who exists only meanwhile; an interrupted proof leaves one that expires."""
-    patience = KEY_LIFETIME.total_seconds()
-    with connect(settings, Role.ADMIN, statement_timeout_seconds=patience) as connection:
+    with connect(settings, Role.ADMIN, statement_timeout_seconds=TURN_SECONDS) as connection:
         # Hosts that share a database prove themselves at the same time.
         connection.execute("SET lock_timeout = 0")
         connection.execute("SELECT pg_advisory_lock(hashtext('llamakit.verify'))")

@@ -17,6 +17,8 @@ _MARKS = re.compile(
     | <(?=/?(?:start|end)_of_(?:turn|image)>)          # Gemma
     | <(?=<\/?SYS>>)                                   # Llama 2
     | <(?=/?tool_(?:call|response)>)                   # Qwen, Hermes
+    | <(?=(?:seed:[a-z_]{1,32}|[BEP][OA][SD]_TOKEN|[se]op)>)  # Seed, Command, GLM
+    | \[(?=g?s?MASK\]|/?THINK\])                       # GLM, Magistral
     | \[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS|TOOL_CONTENT
               |ARGS|CALL_ID|IMG|IMG_BREAK|IMG_END|PREFIX|MIDDLE|SUFFIX)\])  # Mistral
     """,
