@@ -87,8 +87,8 @@ def bootstrap(clone: Path) -> str:
         text=True,
         check=False,
     )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
+    assert (run.returncode, run.stdout) == (0, ""), run.stdout + run.stderr
+    return run.stderr
 
 
 @pytest.mark.parametrize("now", ["gone", "another version"])
