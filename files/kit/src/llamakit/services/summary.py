@@ -16,8 +16,8 @@ llamakit is up: {models}{warning}
   The endpoint   {url}/v1
   A first user   ./console.sh user create --username alice
   Then           export LLAMAKIT_KEY=the key it shows
-                 curl {url}/v1/models -H "Authorization: Bearer $LLAMAKIT_KEY"
-                 curl {url}/v1/{path} \\
+                 curl {trust}{url}/v1/models -H "Authorization: Bearer $LLAMAKIT_KEY"
+                 curl {trust}{url}/v1/{path} \\
                    -H "Authorization: Bearer $LLAMAKIT_KEY" -H "Content-Type: application/json" \\
                    -d '{{"model": "{name}", {question}}}'
 
@@ -52,20 +52,28 @@ def run(options: argparse.Namespace) -> int:
     """Always 0; the start has succeeded."""
     state: dict[str, Any] = json.loads((options.state_dir / "state.json").read_text())
     routes = json.loads((options.state_dir / "proxy_routes.json").read_text())["models"]
-    print(summarize(state["proxy_url"], routes))
+    print(summarize(state["proxy_url"], routes, state.get("tls_certificate")))
     user = getpass.getuser()
     if state["manager"] == "systemd-user" and not (LINGER / user).exists():
         print(LINGER_HINT.format(user=user))
     return 0
 
 
-def summarize(url: str, routes: list[dict[str, Any]]) -> str:
-    """The text for a proxy at ``url`` with these models (as in proxy_routes.json)."""
+def summarize(url: str, routes: list[dict[str, Any]], certificate: str | None = None) -> str:
+    """The text for a proxy at ``url`` with these models (as in proxy_routes.json), and with the
+    file of the certificate that clients are to trust."""
     first = next((route for route in routes if route["kind"] == "chat"), routes[0])
     name = first["aliases"][-1] if first["aliases"] else first["id"]
     warning = SMOKE_WARNING.format(name=name) if first["owned_by"] == "llamakit-smoke" else ""
     models = ", ".join(route["id"] for route in routes)
     path, question = QUESTIONS[first["kind"]]
+    trust = f"--cacert {certificate} " if certificate else ""
     return SUMMARY.format(
-        models=models, warning=warning, url=url, name=name, path=path, question=question
+        models=models,
+        warning=warning,
+        url=url,
+        trust=trust,
+        name=name,
+        path=path,
+        question=question,
     )
