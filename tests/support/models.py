@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -149,6 +150,19 @@ def slow_model(folder: Path, name: str = "slow.gguf") -> Path:
 def embedding_model(folder: Path, name: str = "embed.gguf") -> Path:
     """Random weights with mean pooling: 64 numbers a text."""
     return _once(folder / name, lambda path: _write_random(path, pooling=gguf.PoolingType.MEAN))
+
+
+def header_alone(path: Path, **metadata: Any) -> None:
+    """A GGUF file without tensors."""
+    writer = gguf.GGUFWriter(path, metadata.pop("general.architecture", "llama"))
+    for key, value in metadata.items():
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        else:
+            writer.add_string(key, value)
+    finish(writer)
 
 
 def _once(path: Path, write: Callable[[Path], None]) -> Path:

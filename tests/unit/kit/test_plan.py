@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 import yaml
 
@@ -18,12 +17,17 @@ from llamakit.cli import main
 from llamakit.config.entries import parse_document
 from llamakit.config.files import load_config
 from llamakit.config.problems import ConfigError
-from llamakit.models.gguf_header import read_header
-from llamakit.models.memory import PROCESS_BYTES, estimate_memory
 from llamakit.models.plan import build_plan
 from llamakit.models.plan_options import PlanOptions
 from llamakit.smoke import stand_in
-from support.models import embedding_model, random_model, script_model, sharded_model, tools_model
+from support.models import (
+    embedding_model,
+    header_alone,
+    random_model,
+    script_model,
+    sharded_model,
+    tools_model,
+)
 
 
 class Place:
@@ -309,38 +313,6 @@ def test_what_is_no_model_is_left_alone(place: Place) -> None:
 def test_what_only_goes_with_a_model_is_none(place: Place, key: str, value: str) -> None:
     header_alone(place.models / "a-part.gguf", **{key: value})
     assert [model["id"] for model in place.plan()["models"]] == ["first", "second"]
-
-
-def header_alone(path: Path, **metadata: Any) -> None:
-    """A GGUF file without tensors."""
-    writer = gguf.GGUFWriter(path, metadata.pop("general.architecture", "llama"))
-    for key, value in metadata.items():
-        if isinstance(value, list):
-            writer.add_array(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        else:
-            writer.add_string(key, value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def test_each_layer_has_as_many_heads_as_it_says(place: Place) -> None:
-    """Of hybrids most layers have none, and keep nothing of the context."""
-    sizes = {}
-    for name, heads in (("all", 8), ("hybrid", [0, 8, 0, 0]), ("told", [8, 8, 8, 8])):
-        path = place.models / f"{name}.gguf"
-        header_alone(
-            path,
-            **{
-                "llama.block_count": 4, "llama.embedding_length": 512,
-                "llama.attention.head_count": 16, "llama.attention.head_count_kv": heads,
-            },
-        )  # fmt: skip
-        sizes[name] = estimate_memory(0, read_header(path), {"n_ctx": 32768}) - PROCESS_BYTES
-    assert sizes["all"] == sizes["told"] == 4 * sizes["hybrid"] == 32768 * 4 * 8 * 32 * 2 * 2
 
 
 def test_ports_that_there_are_not_are_told(place: Place) -> None:
